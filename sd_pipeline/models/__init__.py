@@ -1,0 +1,1 @@
+"""The networks: autoencoder and U-Net."""

@@ -1,0 +1,1 @@
+"""The on-disk and Hub format of a finished model."""

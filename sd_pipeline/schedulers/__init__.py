@@ -1,0 +1,1 @@
+"""Noise schedules and the forward and reverse processes."""

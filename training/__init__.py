@@ -1,0 +1,1 @@
+"""Training, run from a checkout. It may import sd_pipeline; nothing imports it."""
