@@ -1,0 +1,46 @@
+"""From a picture as its file holds it to `pixel_values`: upright, RGB, cropped square, resized, in [-1, 1]."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn any picture upright and into RGB, as a person sees it on a white page."""
+    return ImageOps.exif_transpose(image).convert("RGB")
+
+
+def crop_and_resize(image: Image.Image, resolution: int, position: tuple[float, float] = (0.5, 0.5)) -> Image.Image:
+    """Bring the shorter side to `resolution` and crop the longer one, with antialiasing.
+
+    Crop and resize are one resampling, so that a long thin picture is never blown up whole. The filter reads across
+    the edges of the crop, as it would if the whole picture were resized first.
+
+    Args:
+        image (`PIL.Image.Image`): The picture.
+        resolution (`int`): Side of the result, in pixels.
+        position (`tuple[float, float]`, defaults to the centre):
+            Where the crop lies along the width and the height: 0 is the left or upper end, 1 the right or lower one.
+
+    Returns:
+        `PIL.Image.Image`: the square picture, in the same mode.
+    """
+    side = min(image.size)
+    left, top = ((extent - side) * place for extent, place in zip(image.size, position, strict=True))
+    box = (left, top, left + side, top + side)
+    return image.resize((resolution, resolution), Image.Resampling.LANCZOS, box=box)
+
+
+def to_pixel_values(image: Image.Image) -> torch.Tensor:
+    """Scale the bytes of a picture: value / 127.5 - 1.
+
+    Args:
+        image (`PIL.Image.Image`): An RGB picture.
+
+    Returns:
+        `torch.Tensor` of shape `(3, height, width)`, float32, in [-1, 1].
+    """
+    channels_first = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
+    return torch.from_numpy(channels_first / np.float32(127.5) - np.float32(1.0))
