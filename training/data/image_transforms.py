@@ -1,19 +1,73 @@
-"""From a picture as its file holds it to `pixel_values`: upright, RGB, cropped square, resized, in [-1, 1]."""
+"""From a picture as its file holds it to `pixel_values`: upright, RGB, cropped square, resized, in [-1, 1].
+
+Pillow's own `convert("RGB")` clips 16-bit grey to white, turns floating point black, shows what transparency hid and
+leaves a picture lying on its side when EXIF says how to turn it.
+"""
 
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
+
+_WHITE_OF_INTEGERS = (65535,)
+_WHITE_OF_FLOATS = (1, 255, 65535)
+_WIDE_MODES = {
+    "I;16": _WHITE_OF_INTEGERS,
+    "I;16B": _WHITE_OF_INTEGERS,
+    "I;16L": _WHITE_OF_INTEGERS,
+    "I;16N": _WHITE_OF_INTEGERS,
+    "I": _WHITE_OF_INTEGERS,
+    "F": _WHITE_OF_FLOATS,
+}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any picture upright and into RGB, as a person sees it on a white page."""
-    return ImageOps.exif_transpose(image).convert("RGB")
+    """Turn any picture upright and into RGB, as a person sees it on a white page.
+
+    Grey of 16 bits is scaled (65535 is white), grey of 32-bit integers too; floating point grey is taken to range up
+    to the smallest of 1, 255 and 65535 that holds its largest value. What is transparent shows white. CMYK goes
+    through its colour profile where it has one.
+
+    Args:
+        image (`PIL.Image.Image`): A picture in any mode.
+
+    Returns:
+        `PIL.Image.Image`: the picture in RGB.
+
+    Raises:
+        ValueError: If grey values are negative, not finite or above 65535, so that nobody can tell which is white.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode in _WIDE_MODES:
+        return _wide_grey_to_rgb(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    if image.mode == "CMYK" and image.info.get("icc_profile"):
+        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
+        to_srgb = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
+        return to_srgb.apply(image)
+    return image.convert("RGB")
+
+
+def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image, dtype=np.float64)
+    allowed = _WIDE_MODES[image.mode]
+    lowest, highest = values.min(), values.max()
+    if not (lowest >= 0 and highest <= allowed[-1]):
+        raise ValueError(f"grey values from {lowest:g} to {highest:g}; allowed: 0 to {allowed[-1]}")
+    white = next(value for value in allowed if highest <= value)
+    grey = np.rint(values * (255 / white)).astype(np.uint8)
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey).convert("RGB")
 
 
 def crop_and_resize(image: Image.Image, resolution: int, position: tuple[float, float] = (0.5, 0.5)) -> Image.Image:
-    """Bring the shorter side to `resolution` and crop the longer one, with antialiasing.
+    """Bring the shorter side to `resolution` and crop the longer one, with antialiasing (Lanczos).
 
     Crop and resize are one resampling, so that a long thin picture is never blown up whole. The filter reads across
     the edges of the crop, as it would if the whole picture were resized first.
@@ -43,4 +97,4 @@ def to_pixel_values(image: Image.Image) -> torch.Tensor:
         `torch.Tensor` of shape `(3, height, width)`, float32, in [-1, 1].
     """
     channels_first = np.asarray(image, dtype=np.float32).transpose(2, 0, 1)
-    return torch.from_numpy(channels_first / np.float32(127.5) - np.float32(1.0))
+    return torch.from_numpy(np.ascontiguousarray(channels_first) / np.float32(127.5) - np.float32(1))

@@ -1,7 +1,7 @@
 """Everything random about a sample, as a pure function of (seed, stream name, global sample number).
 
-No generator is carried from step to step or belongs to a rank. Hence a run that is stopped and resumed, or whose global
-batch is split over other processes and micro-batches, draws the same crops, captions, timesteps and noise.
+No generator is carried from step to step or belongs to a rank. Hence a run that is stopped and resumed, or whose
+global batch is split over other processes and micro-batches, draws the same crops, captions, timesteps and noise.
 """
 
 from __future__ import annotations

@@ -1,0 +1,167 @@
+"""Reading a run's configuration from YAML and overrides, writing it down, and comparing two of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from training.config import STAGES, ConfigError, TrainConfig
+
+# What may change when a run is resumed. A stage's processes x accumulation x batch size must keep its product, which
+# the training state knows; `max_train_steps` may only grow.
+_FREE_KEYS = {"output_dir", "stages", "report_to", "data.dataloader_num_workers"} | {
+    f"{stage}.{key}"
+    for stage in STAGES
+    for key in (
+        "max_train_steps",
+        "train_batch_size",
+        "gradient_accumulation_steps",
+        "checkpointing_steps",
+        "checkpoints_total_limit",
+        "validation_steps",
+        "logging_steps",
+    )
+}
+_FREE_BLOCKS = ("evaluation.",)
+
+
+def config_parser() -> ArgumentParser:
+    """Build the command line of `train.py`: `--config FILE` and an override for every key."""
+    parser = ArgumentParser(
+        prog="training/train.py",
+        description="Train the stages of a configuration; running the same command again resumes.",
+        exit_on_error=False,
+    )
+    parser.add_argument("--config", action="config", help="YAML file of the run.")
+    parser.add_class_arguments(TrainConfig, None)
+    return parser
+
+
+def parse_config(arguments: Sequence[str]) -> TrainConfig:
+    """Read a configuration from command-line arguments.
+
+    Args:
+        arguments (sequence of `str`): `["--config", "FILE.yaml", "--key.sub=value", ...]`; later ones win.
+
+    Returns:
+        `TrainConfig`: the validated configuration.
+
+    Raises:
+        ConfigError: For an unknown key, a value of the wrong type or an impossible value; one line naming the key.
+    """
+    parser = config_parser()
+    try:
+        for file in config_files(arguments):
+            check_keys(read_yaml(file), TrainConfig, file)
+        namespace = parser.parse_args(list(arguments))
+        instantiated = parser.instantiate(namespace)
+        values = {field.name: instantiated[field.name] for field in dataclasses.fields(TrainConfig)}
+        return TrainConfig(**values)
+    except ConfigError:
+        raise
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ConfigError(" ".join(str(error).split())) from error
+
+
+def config_files(arguments: Sequence[str]) -> Iterator[str]:
+    """Yield the files that follow `--config` in `arguments`."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if argument == "--config":
+            yield following
+        elif argument.startswith("--config="):
+            yield argument.removeprefix("--config=")
+
+
+def read_yaml(file: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        ConfigError: If there is no such file, it is no valid YAML, or it holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config {file}: cannot be read ({error.__class__.__name__}: {error})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {file}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"--config {file}: must hold a mapping of keys, not {type(content).__name__}")
+    return content
+
+
+def check_keys(mapping: Mapping[str, Any], kind: type, file: str | Path, prefix: str = "") -> None:
+    """Refuse keys that the dataclass `kind` does not have, in `mapping` and in its blocks.
+
+    Raises:
+        ConfigError: Names the first unknown key and those that are allowed beside it.
+    """
+    types = get_type_hints(kind)
+    for key, value in mapping.items():
+        if key not in types:
+            raise ConfigError(f"{file}: unknown key {prefix}{key}; allowed here: {', '.join(types)}")
+        if dataclasses.is_dataclass(types[key]):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{file}: {prefix}{key} = {value!r}: must be a block of keys")
+            check_keys(value, types[key], file, f"{prefix}{key}.")
+
+
+def save_config(config: TrainConfig, file: Path) -> None:
+    """Write a configuration as YAML, atomically.
+
+    Args:
+        config (`TrainConfig`): The configuration.
+        file (`Path`): Where it goes.
+    """
+    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=119)
+    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, file)
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flatten nested blocks to `{"block.key": value}`."""
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def check_resumable(saved: Mapping[str, Any], config: TrainConfig) -> None:
+    """Refuse to continue a run with a configuration that would make it another run.
+
+    Args:
+        saved (mapping): The run's `config.yaml`, as read.
+        config (`TrainConfig`): The configuration it is to be continued with.
+
+    Raises:
+        ConfigError: Lists every key that differs and may not, with both values.
+    """
+    old, new = flatten(saved), flatten(dataclasses.asdict(config))
+    changed = []
+    for key in sorted(old.keys() | new.keys()):
+        before, after = old.get(key), new.get(key)
+        if before == after or key.startswith(_FREE_BLOCKS):
+            continue
+        if key.endswith(".max_train_steps") and before is not None and after is not None and after < before:
+            changed.append(f"{key}: {before!r} -> {after!r} (may only grow)")
+        elif key not in _FREE_KEYS:
+            changed.append(f"{key}: {before!r} -> {after!r}")
+    if changed:
+        raise ConfigError(
+            f"{config.output_dir} holds a run with another configuration, which cannot be resumed with this one; "
+            f"differing keys: {'; '.join(changed)}"
+        )

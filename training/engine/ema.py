@@ -1,0 +1,60 @@
+"""The moving average of the weights: diffusers' `EMAModel`, with its state by parameter name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from diffusers.training_utils import EMAModel
+
+
+class AveragedWeights:
+    """A float32 moving average of a model's trained parameters.
+
+    Args:
+        model (`torch.nn.Module`): The unwrapped model, with float32 weights.
+        decay (`float`): Final decay; it is approached as (1 + step) / (10 + step).
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self._average = EMAModel(list(self._parameters.values()), decay=decay, foreach=True)
+
+    def to(self, device: torch.device) -> None:
+        """Move the average to a device."""
+        self._average.to(device)
+
+    def step(self) -> None:
+        """Take the present weights into the average. Call it once an optimizer update."""
+        self._average.step(list(self._parameters.values()))
+
+    def copy_to_model(self) -> None:
+        """Put the average into the model for good."""
+        self._average.copy_to(list(self._parameters.values()))
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Put the average into the model for the time of a `with` block."""
+        parameters = list(self._parameters.values())
+        self._average.store(parameters)
+        self._average.copy_to(parameters)
+        try:
+            yield
+        finally:
+            self._average.restore(parameters)
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the average by parameter name, and the number of updates it has seen."""
+        tensors = dict(zip(self._parameters, self._average.shadow_params, strict=True))
+        return {**tensors, "optimization_step": torch.tensor(self._average.optimization_step)}
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Restore what `state_dict` returned.
+
+        Raises:
+            KeyError: If the average of a parameter is missing.
+        """
+        self._average.optimization_step = int(state["optimization_step"])
+        for (name, _), shadow in zip(self._parameters.items(), self._average.shadow_params, strict=True):
+            shadow.copy_(state[name])
