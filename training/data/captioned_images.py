@@ -10,7 +10,8 @@ from torch.utils.data import Dataset
 
 from training.data.errors import DataError
 from training.data.image_source import ImageSource
-from training.data.image_transforms import crop_and_resize, to_pixel_values, to_rgb
+from training.data.image_transforms import crop_and_resize, to_pixel_values
+from training.data.shapes import ShapesSource
 from training.engine.random_streams import sample_rng
 
 SampleKey = tuple[int, int]
@@ -41,7 +42,7 @@ class CaptionedImages(Dataset[CaptionedSample]):
         seed (`int`, defaults to 0): The seed of the run.
 
     Raises:
-        DataError: If the source is empty; when a picture is read, if it cannot be decoded.
+        DataError: If pictures of `shapes` are to be flipped; when a picture is read that cannot be decoded.
 
     Example:
         ```python
@@ -63,8 +64,8 @@ class CaptionedImages(Dataset[CaptionedSample]):
         random_flip: bool = False,
         seed: int = 0,
     ) -> None:
-        if len(source) == 0:
-            raise DataError("the data set is empty: it has no usable image")
+        if random_flip and isinstance(source, ShapesSource):
+            raise DataError("data.random_flip is true; allowed for shapes: false, as captions tell left from right")
         self.source = source
         self.resolution = resolution
         self.center_crop = center_crop
@@ -102,7 +103,7 @@ class CaptionedImages(Dataset[CaptionedSample]):
         )
 
     def _picture(self, sample_number: int, index: int) -> Image.Image:
-        image = to_rgb(self.source.image(index))
+        image = self.source.image(index)
         position = (0.5, 0.5)
         if not self.center_crop:
             across, down = sample_rng(self.seed, "crop", sample_number).random(2)

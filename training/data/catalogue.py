@@ -1,29 +1,121 @@
-"""The data sets that a run can name in `data.dataset`."""
+"""The data sets that a run can name in `data.dataset`, and what of them is for training and for validation."""
 
 from __future__ import annotations
 
-from training.data.captioned_images import CaptionedImages
+import numpy as np
+
 from training.data.digits import DigitsSource
+from training.data.encoded_images import MAX_IMAGE_PIXELS
 from training.data.errors import DataError
-from training.data.image_source import ImageSource
+from training.data.image_source import ImageSource, SourceSubset
+from training.data.sample_checks import usable_indices
+from training.data.shapes import ShapesSource
+from training.data.stored_datasets import Splits, find_splits
+from training.engine.random_streams import sample_rng, stream_key
+
+SPLITS = ("train", "validation")
+NUM_VALIDATION_SHAPES = 1000
 
 
-def load_source(dataset: str, split: str = "train") -> ImageSource:
-    """Load the images and captions of a split."""
+def load_source(
+    dataset: str,
+    split: str = "train",
+    *,
+    resolution: int = 64,
+    image_column: str = "image",
+    caption_column: str = "text",
+    on_bad_sample: str = "error",
+    max_image_pixels: int = MAX_IMAGE_PIXELS,
+    num_samples: int = 50_000,
+    validation_fraction: float = 0.0,
+    dataset_revision: str | None = None,
+    dataset_config_name: str | None = None,
+    seed: int = 0,
+) -> ImageSource:
+    """Load the images and captions of a split, checked.
+
+    The arguments are keys of a run's `data` block, and the seed of the run.
+
+    Args:
+        dataset (`str`):
+            `"digits"`, `"shapes"`, path of a folder (see `find_splits`) or name of a data set on the Hub.
+        split (`str`, defaults to `"train"`):
+            `"train"`, or `"validation"`: images that training never sees. These are the split of that name if the data
+            set has one, else `validation_fraction` of its images, and none (length 0) if that is 0.
+        resolution (`int`, defaults to 64): Side of the pictures of `shapes`, in pixels.
+        image_column (`str`, defaults to `"image"`): Column of the images.
+        caption_column (`str`, defaults to `"text"`): Column of the captions: text, or lists of texts.
+        on_bad_sample (`str`, defaults to `"error"`):
+            `"error"`, or `"skip"` to leave out unreadable or too large images and samples without a caption, with one
+            warning.
+        max_image_pixels (`int`, defaults to 100,000,000): Pictures of more pixels are bad samples.
+        num_samples (`int`, defaults to 50,000): Number of training scenes of `shapes`.
+        validation_fraction (`float`, defaults to 0): Share of the images to hold out, in [0, 1).
+        dataset_revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        dataset_config_name (`str`, *optional*): Configuration (subset) of a data set that has several.
+        seed (`int`, defaults to 0): The seed of the run; draws the scenes of `shapes` and the held-out images.
+
+    Returns:
+        `ImageSource`: the images and captions.
+
+    Raises:
+        DataError: If the data set cannot be found or read, lacks a column, has bad samples or is empty, or an argument
+            is out of range.
+    """
+    if split not in SPLITS:
+        raise DataError(f"no split {split!r}; allowed: {', '.join(SPLITS)}")
+    if not 0 <= validation_fraction < 1:
+        raise DataError(f"data.validation_fraction is {validation_fraction}; allowed: at least 0 and below 1")
+    if dataset in ("digits", "shapes"):
+        _refuse_fraction(dataset, validation_fraction)
     if dataset == "digits":
         return DigitsSource(split)
-    raise DataError(f"data.dataset: unknown data set {dataset!r}")
+    if dataset == "shapes":
+        if split == "train":
+            return ShapesSource("seen", num_samples, resolution, seed)
+        return ShapesSource("seen", NUM_VALIDATION_SHAPES, resolution, stream_key(seed, "validation"))
+    splits = find_splits(
+        dataset,
+        image_column=image_column,
+        caption_column=caption_column,
+        max_image_pixels=max_image_pixels,
+        dataset_revision=dataset_revision,
+        dataset_config_name=dataset_config_name,
+    )
+    return _load_stored(split, splits, dataset, on_bad_sample, validation_fraction, seed)
 
 
-def load_captioned_images(
-    split: str,
-    *,
-    dataset: str,
-    resolution: int,
-    center_crop: bool = True,
-    random_flip: bool = False,
-    seed: int = 0,
-) -> CaptionedImages:
-    """Load a split as the samples that training reads."""
-    source = load_source(dataset, split)
-    return CaptionedImages(source, resolution, center_crop=center_crop, random_flip=random_flip, seed=seed)
+def _load_stored(
+    split: str, splits: Splits, dataset: str, on_bad_sample: str, validation_fraction: float, seed: int
+) -> ImageSource:
+    if "validation" in splits:
+        _refuse_fraction(dataset, validation_fraction)
+    if split == "validation" and "validation" in splits:
+        source = splits["validation"]()
+        indices = list(range(len(source)))
+    else:
+        source = splits[_name_of_train_split(splits, dataset)]()
+        held_out = _held_out(len(source), validation_fraction, seed)
+        indices = [i for i in range(len(source)) if (i in held_out) == (split == "validation")]
+    usable = usable_indices(source, indices, on_bad_sample, dataset)
+    if split == "train" and not usable:
+        raise DataError(f"data.dataset {dataset!r} is empty: it has no usable image")
+    return SourceSubset(source, usable)
+
+
+def _name_of_train_split(splits: Splits, dataset: str) -> str:
+    if "train" in splits:
+        return "train"
+    if len(splits) != 1:
+        raise DataError(f"data.dataset {dataset!r} has no split 'train'; it has: {', '.join(splits)}")
+    return next(iter(splits))
+
+
+def _held_out(num_images: int, fraction: float, seed: int) -> set[int]:
+    order = sample_rng(seed, "held-out images", 0).permutation(num_images)
+    return set(order[: int(np.ceil(fraction * num_images))].tolist())
+
+
+def _refuse_fraction(dataset: str, fraction: float) -> None:
+    if fraction:
+        raise DataError(f"data.validation_fraction is {fraction}; allowed for {dataset!r}: 0 (it has held-out images)")

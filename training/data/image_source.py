@@ -1,4 +1,4 @@
-"""What every source of captioned images offers."""
+"""What every source of captioned images offers, and a part of a source."""
 
 from __future__ import annotations
 
@@ -22,9 +22,37 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Image.Image:
-        """Give an image as its file holds it, whatever its mode, size and EXIF orientation."""
+        """Give an image whole, upright and in RGB."""
         ...
 
     def name(self, index: int) -> str:
         """Name a sample so that a person finds it: its file, or its row."""
         ...
+
+
+class SourceSubset:
+    """Some images of a source, in the given order.
+
+    Args:
+        source (`ImageSource`): The whole.
+        indices (sequence of `int`): Which of its images, by their indices in the whole.
+
+    Attributes:
+        captions (`list[Caption]`): Their captions.
+    """
+
+    def __init__(self, source: ImageSource, indices: Sequence[int]) -> None:
+        self.source = source
+        self.indices = list(indices)
+        self.captions = [source.captions[index] for index in self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image.Image:
+        """Give an image of the subset."""
+        return self.source.image(self.indices[index])
+
+    def name(self, index: int) -> str:
+        """Name a sample as the whole source names it."""
+        return self.source.name(self.indices[index])

@@ -7,6 +7,7 @@ leaves a picture lying on its side when EXIF says how to turn it.
 from __future__ import annotations
 
 import io
+import struct
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: If grey values are negative, not finite or above 65535, so that nobody can tell which is white.
     """
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode in _WIDE_MODES:
         return _wide_grey_to_rgb(image)
     if image.has_transparency_data:
@@ -51,6 +52,14 @@ def to_rgb(image: Image.Image) -> Image.Image:
         to_srgb = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
         return to_srgb.apply(image)
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        image.getexif()
+    except (SyntaxError, ValueError, struct.error):
+        return image  # Damaged EXIF tells no orientation; viewers show such pictures as they are.
+    return ImageOps.exif_transpose(image)
 
 
 def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:

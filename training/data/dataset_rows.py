@@ -1,0 +1,78 @@
+"""Images and captions in the rows of a Hugging Face data set: from the Hub, or from a folder that `datasets` reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import datasets
+
+from training.data.encoded_images import MAX_IMAGE_PIXELS, EncodedImageSource, caption_problem
+from training.data.errors import DataError
+from training.data.image_source import Caption
+
+
+class DatasetRowsSource(EncodedImageSource):
+    """Rows with an image column and a caption column. The images stay encoded until they are read.
+
+    Args:
+        rows (`datasets.Dataset`): The rows.
+        label (`str`): What messages call the data set.
+        image_column (`str`, defaults to `"image"`): Images, or the bytes or paths of image files.
+        caption_column (`str`, defaults to `"text"`): Text, or lists of texts to choose from.
+        max_image_pixels (`int`, defaults to 100,000,000): Pictures of more pixels are refused.
+
+    Attributes:
+        captions (`list[Caption]`): One caption a row, or a list of captions.
+
+    Raises:
+        DataError: If a column is missing or holds something else.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.Dataset,
+        label: str,
+        image_column: str = "image",
+        caption_column: str = "text",
+        max_image_pixels: int = MAX_IMAGE_PIXELS,
+    ) -> None:
+        self.label = label
+        for option, column in (("image_column", image_column), ("caption_column", caption_column)):
+            if column not in rows.column_names:
+                present = ", ".join(rows.column_names)
+                raise DataError(f"{label}: no column {column!r} (data.{option}); it has: {present}")
+        self.images = _encoded_column(rows, image_column, label)
+        captions: list[Caption] = []
+        problems: dict[int, str] = {}
+        for index, caption in enumerate(rows.select_columns(caption_column)[:][caption_column]):
+            problem = caption_problem(caption)
+            if problem is not None:
+                problems[index] = problem
+            captions.append(caption if problem is None else "")
+        super().__init__(captions, problems, max_image_pixels)
+
+    def encoded(self, index: int) -> str | bytes:
+        """Give the bytes of an image, or its path if the rows hold paths."""
+        held = self._held(index)
+        encoded = held["bytes"] or held["path"]
+        if not encoded:
+            raise DataError("it has no image")
+        return encoded
+
+    def name(self, index: int) -> str:
+        """Name a sample by its row, counted from 0, and its file if the row tells."""
+        path = self._held(index)["path"]
+        return f"{self.label} row {index}" + (f" ({path})" if path else "")
+
+    def _held(self, index: int) -> dict[str, Any]:
+        return self.images[index]["image"] or {"bytes": None, "path": None}
+
+
+def _encoded_column(rows: datasets.Dataset, column: str, label: str) -> datasets.Dataset:
+    kind = rows.features[column]
+    images = rows.select_columns(column).with_format(None)
+    try:
+        images = images.cast_column(column, datasets.Image(decode=False))
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise DataError(f"{label}: column {column!r} (data.image_column) holds {kind}, not images") from error
+    return images if column == "image" else images.rename_column(column, "image")

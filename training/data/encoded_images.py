@@ -1,0 +1,135 @@
+"""Images that are kept as encoded files: opening them within a size limit, decoding them, and finding the bad ones."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from abc import ABC, abstractmethod
+
+from PIL import Image
+
+from training.data.errors import DataError
+from training.data.image_source import Caption
+from training.data.image_transforms import to_rgb
+
+MAX_IMAGE_PIXELS = 100_000_000
+# Above this, Pillow itself refuses to open a picture.
+PILLOW_PIXEL_LIMIT = 178_956_970
+# Pillow warns from half of its limit on; here `max_image_pixels` decides.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class EncodedImageSource(ABC):
+    """Base of the sources whose images are encoded files or bytes, which may be missing, damaged or too large.
+
+    Args:
+        captions (`list[Caption]`): A caption, or several, for each image; `""` where there is none.
+        problems (`dict[int, str]`): What is wrong with samples that cannot be used, as far as it is known from the
+            listing (no caption, no such file), by index.
+        max_image_pixels (`int`): Pictures of more pixels are refused before they are decoded.
+
+    Raises:
+        DataError: If `max_image_pixels` is out of range.
+    """
+
+    def __init__(self, captions: list[Caption], problems: dict[int, str], max_image_pixels: int) -> None:
+        if not 0 < max_image_pixels <= PILLOW_PIXEL_LIMIT:
+            raise DataError(f"data.max_image_pixels is {max_image_pixels}; allowed: 1 to {PILLOW_PIXEL_LIMIT}")
+        self.captions = captions
+        self.problems = problems
+        self.max_image_pixels = max_image_pixels
+
+    def __len__(self) -> int:
+        return len(self.captions)
+
+    @abstractmethod
+    def encoded(self, index: int) -> str | bytes:
+        """Give the path or the bytes of an image's file."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Name a sample so that a person finds it: its file, or its row."""
+
+    def image(self, index: int) -> Image.Image:
+        """Decode an image, upright and in RGB.
+
+        Raises:
+            DataError: If it is missing, damaged or too large.
+        """
+        try:
+            with self._open(index) as opened:
+                return to_rgb(opened)
+        except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over.
+            raise DataError(f"{self.name(index)}: {_reason(error)}") from error
+
+    def problem(self, index: int, verify: bool) -> str | None:
+        """Tell why a sample cannot be used, without decoding more than is needed to know.
+
+        Args:
+            index (`int`): The sample.
+            verify (`bool`): Read its whole file; otherwise only the header.
+
+        Returns:
+            `str` or `None`: what is wrong, after the sample's name.
+        """
+        reason = self.problems.get(index)
+        if reason is None:
+            try:
+                with self._open(index) as opened:
+                    if verify:
+                        _verify(opened)
+            except Exception as error:  # As above.
+                reason = _reason(error)
+        return None if reason is None else f"{self.name(index)}: {reason}"
+
+    def _open(self, index: int) -> Image.Image:
+        encoded = self.encoded(index)
+        opened = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        width, height = opened.size
+        if width * height > self.max_image_pixels:
+            opened.close()
+            raise DataError(
+                f"{width} x {height} pixels; allowed: {self.max_image_pixels} in all (data.max_image_pixels)"
+            )
+        return opened
+
+
+def caption_problem(caption: object) -> str | None:
+    """Tell what is wrong with a caption: it must be text, or a list of texts to choose from.
+
+    Args:
+        caption: What the caption's column holds.
+
+    Returns:
+        `str` or `None`: the fault.
+    """
+    choices = caption if isinstance(caption, list) else [caption]
+    if not choices or any(choice is None or choice == "" for choice in choices):
+        return "it has no caption"
+    for choice in choices:
+        if not isinstance(choice, str):
+            return f"its caption is {choice!r}, which is not text"
+        if not choice.strip():
+            return "its caption is blank"
+    return None
+
+
+def _verify(opened: Image.Image) -> None:
+    """Read a whole file as cheaply as its format allows: cut JPEGs show in decoding only, PNGs have checksums."""
+    if opened.format == "PNG":
+        opened.verify()
+    elif opened.format == "JPEG" and opened.mode in ("L", "RGB"):
+        opened.draft(opened.mode, (1, 1))  # An eighth of the size: most of the inverse transform is left out.
+        opened.load()
+    else:
+        to_rgb(opened)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, DataError):
+        return str(error)
+    if isinstance(error, FileNotFoundError):
+        return "the file does not exist"
+    if isinstance(error, Image.UnidentifiedImageError):
+        return "it is not an image that can be read"
+    return f"it cannot be read as an image ({' '.join(str(error).split()) or type(error).__name__})"
