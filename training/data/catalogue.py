@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from training.data.captioned_images import CaptionedImages
 from training.data.digits import DigitsSource
 from training.data.encoded_images import MAX_IMAGE_PIXELS
 from training.data.errors import DataError
@@ -14,14 +15,17 @@ from training.data.stored_datasets import Splits, find_splits
 from training.engine.random_streams import sample_rng, stream_key
 
 SPLITS = ("train", "validation")
+BUILT_IN = ("digits", "shapes")
 NUM_VALIDATION_SHAPES = 1000
 
 
-def load_source(
-    dataset: str,
-    split: str = "train",
+def load_captioned_images(
+    split: str,
     *,
-    resolution: int = 64,
+    dataset: str,
+    resolution: int,
+    center_crop: bool = True,
+    random_flip: bool = False,
     image_column: str = "image",
     caption_column: str = "text",
     on_bad_sample: str = "error",
@@ -31,18 +35,21 @@ def load_source(
     dataset_revision: str | None = None,
     dataset_config_name: str | None = None,
     seed: int = 0,
-) -> ImageSource:
+) -> CaptionedImages:
     """Load the images and captions of a split, checked.
 
-    The arguments are keys of a run's `data` block, and the seed of the run.
+    The keyword arguments are keys of a run's `data` block, and the seed of the run.
 
     Args:
+        split (`str`):
+            `"train"`, or `"validation"`: images that training never sees, cropped at the centre and not flipped. These
+            are the split of that name if the data set has one, else `validation_fraction` of its images, and none
+            (length 0) if that is 0.
         dataset (`str`):
             `"digits"`, `"shapes"`, path of a folder (see `find_splits`) or name of a data set on the Hub.
-        split (`str`, defaults to `"train"`):
-            `"train"`, or `"validation"`: images that training never sees. These are the split of that name if the data
-            set has one, else `validation_fraction` of its images, and none (length 0) if that is 0.
-        resolution (`int`, defaults to 64): Side of the pictures of `shapes`, in pixels.
+        resolution (`int`): Side of the square pictures, in pixels.
+        center_crop (`bool`, defaults to `True`): Crop at the centre; otherwise at a random place.
+        random_flip (`bool`, defaults to `False`): Mirror every other picture.
         image_column (`str`, defaults to `"image"`): Column of the images.
         caption_column (`str`, defaults to `"text"`): Column of the captions: text, or lists of texts.
         on_bad_sample (`str`, defaults to `"error"`):
@@ -53,36 +60,50 @@ def load_source(
         validation_fraction (`float`, defaults to 0): Share of the images to hold out, in [0, 1).
         dataset_revision (`str`, *optional*): Branch, tag or commit on the Hub.
         dataset_config_name (`str`, *optional*): Configuration (subset) of a data set that has several.
-        seed (`int`, defaults to 0): The seed of the run; draws the scenes of `shapes` and the held-out images.
+        seed (`int`, defaults to 0): The seed of the run; it also draws the scenes of `shapes` and the held-out images.
 
     Returns:
-        `ImageSource`: the images and captions.
+        `CaptionedImages`: the samples; `.source` has the bare images and captions.
 
     Raises:
         DataError: If the data set cannot be found or read, lacks a column, has bad samples or is empty, or an argument
             is out of range.
     """
+    _check_arguments(split, dataset, validation_fraction, dataset_revision, dataset_config_name)
+    is_train = split == "train"
+    source: ImageSource
+    if dataset == "digits":
+        source = DigitsSource(split)
+    elif dataset == "shapes" and is_train:
+        source = ShapesSource("seen", num_samples, resolution, seed)
+    elif dataset == "shapes":
+        source = ShapesSource("seen", NUM_VALIDATION_SHAPES, resolution, stream_key(seed, "validation"))
+    else:
+        splits = find_splits(
+            dataset,
+            image_column=image_column,
+            caption_column=caption_column,
+            max_image_pixels=max_image_pixels,
+            dataset_revision=dataset_revision,
+            dataset_config_name=dataset_config_name,
+        )
+        source = _load_stored(split, splits, dataset, on_bad_sample, validation_fraction, seed)
+    center_crop, random_flip = center_crop or not is_train, random_flip and is_train
+    return CaptionedImages(source, resolution, center_crop=center_crop, random_flip=random_flip, seed=seed)
+
+
+def _check_arguments(
+    split: str, dataset: str, validation_fraction: float, dataset_revision: str | None, dataset_config_name: str | None
+) -> None:
     if split not in SPLITS:
         raise DataError(f"no split {split!r}; allowed: {', '.join(SPLITS)}")
     if not 0 <= validation_fraction < 1:
         raise DataError(f"data.validation_fraction is {validation_fraction}; allowed: at least 0 and below 1")
-    if dataset in ("digits", "shapes"):
+    if dataset in BUILT_IN:
         _refuse_fraction(dataset, validation_fraction)
-    if dataset == "digits":
-        return DigitsSource(split)
-    if dataset == "shapes":
-        if split == "train":
-            return ShapesSource("seen", num_samples, resolution, seed)
-        return ShapesSource("seen", NUM_VALIDATION_SHAPES, resolution, stream_key(seed, "validation"))
-    splits = find_splits(
-        dataset,
-        image_column=image_column,
-        caption_column=caption_column,
-        max_image_pixels=max_image_pixels,
-        dataset_revision=dataset_revision,
-        dataset_config_name=dataset_config_name,
-    )
-    return _load_stored(split, splits, dataset, on_bad_sample, validation_fraction, seed)
+        for key, value in (("dataset_revision", dataset_revision), ("dataset_config_name", dataset_config_name)):
+            if value is not None:
+                raise DataError(f"data.{key} is {value!r}; allowed for {dataset}: null")
 
 
 def _load_stored(

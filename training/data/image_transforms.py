@@ -7,12 +7,21 @@ leaves a picture lying on its side when EXIF says how to turn it.
 from __future__ import annotations
 
 import io
-import struct
 
 import numpy as np
 import torch
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image, ImageCms
 
+_EXIF_ORIENTATION = 0x0112
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _WHITE_OF_INTEGERS = (65535,)
 _WHITE_OF_FLOATS = (1, 255, 65535)
 _WIDE_MODES = {
@@ -55,11 +64,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    image.load()  # Which turns a TIFF already.
     try:
-        image.getexif()
-    except (SyntaxError, ValueError, struct.error):
-        return image  # Damaged EXIF tells no orientation; viewers show such pictures as they are.
-    return ImageOps.exif_transpose(image)
+        orientation = image.getexif().get(_EXIF_ORIENTATION)
+    except Exception:  # Damaged EXIF, whose parsing raises anything, tells no orientation.
+        return image
+    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
 
 
 def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
