@@ -87,6 +87,7 @@ def test_at_zero_terminal_snr_each_parameterisation_says_what_it_can() -> None:
     x_t = to.x_t_from(x_0, epsilon, zero)
     assert torch.equal(x_t, epsilon)
     assert torch.equal(to.x_0_from_epsilon(epsilon, x_t, zero), torch.zeros(100))
+    assert torch.equal(to.x_0_from_epsilon(0.9 * epsilon, x_t, zero), torch.zeros(100))  # Nor an inexact guess.
     assert torch.equal(to.x_0_from_velocity(to.velocity_from(x_0, epsilon, zero), x_t, zero), x_0)
     mean = to.mean_from_x_0(x_0, x_t, zero, previous)
     torch.testing.assert_close(to.x_0_from_mean(mean, x_t, zero, previous), x_0)
