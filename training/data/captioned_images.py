@@ -8,10 +8,8 @@ import torch
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
-from training.data.errors import DataError
 from training.data.image_source import ImageSource
 from training.data.image_transforms import crop_and_resize, to_pixel_values
-from training.data.shapes import ShapesSource
 from training.engine.random_streams import sample_rng
 
 SampleKey = tuple[int, int]
@@ -42,7 +40,7 @@ class CaptionedImages(Dataset[CaptionedSample]):
         seed (`int`, defaults to 0): The seed of the run.
 
     Raises:
-        DataError: If pictures of `shapes` are to be flipped; when a picture is read that cannot be decoded.
+        DataError: When a picture is read that cannot be decoded.
 
     Example:
         ```python
@@ -64,8 +62,6 @@ class CaptionedImages(Dataset[CaptionedSample]):
         random_flip: bool = False,
         seed: int = 0,
     ) -> None:
-        if random_flip and isinstance(source, ShapesSource):
-            raise DataError("data.random_flip is true; allowed for shapes: false, as captions tell left from right")
         self.source = source
         self.resolution = resolution
         self.center_crop = center_crop
@@ -97,7 +93,7 @@ class CaptionedImages(Dataset[CaptionedSample]):
         picture = self._picture(sample_number, index)
         return CaptionedSample(
             pixel_values=to_pixel_values(picture),
-            caption=self._caption(sample_number, index),
+            caption=self.caption(sample_number, index),
             index=index,
             sample_number=sample_number,
         )
@@ -113,7 +109,16 @@ class CaptionedImages(Dataset[CaptionedSample]):
             image = ImageOps.mirror(image)
         return image
 
-    def _caption(self, sample_number: int, index: int) -> str:
+    def caption(self, sample_number: int, index: int) -> str:
+        """Give the caption of an image, or draw one of several, without reading the image.
+
+        Args:
+            sample_number (`int`): Global sample number, which keys the draw.
+            index (`int`): The image.
+
+        Returns:
+            `str`: the caption.
+        """
         caption = self.source.captions[index]
         if isinstance(caption, str):
             return caption

@@ -49,7 +49,7 @@ def load_captioned_images(
             `"digits"`, `"shapes"`, path of a folder (see `find_splits`) or name of a data set on the Hub.
         resolution (`int`): Side of the square pictures, in pixels.
         center_crop (`bool`, defaults to `True`): Crop at the centre; otherwise at a random place.
-        random_flip (`bool`, defaults to `False`): Mirror every other picture.
+        random_flip (`bool`, defaults to `False`): Mirror every other picture. Refused for `shapes`.
         image_column (`str`, defaults to `"image"`): Column of the images.
         caption_column (`str`, defaults to `"text"`): Column of the captions: text, or lists of texts.
         on_bad_sample (`str`, defaults to `"error"`):
@@ -69,7 +69,7 @@ def load_captioned_images(
         DataError: If the data set cannot be found or read, lacks a column, has bad samples or is empty, or an argument
             is out of range.
     """
-    _check_arguments(split, dataset, validation_fraction, dataset_revision, dataset_config_name)
+    _check_arguments(split, dataset, random_flip, validation_fraction, dataset_revision, dataset_config_name)
     is_train = split == "train"
     source: ImageSource
     if dataset == "digits":
@@ -93,12 +93,19 @@ def load_captioned_images(
 
 
 def _check_arguments(
-    split: str, dataset: str, validation_fraction: float, dataset_revision: str | None, dataset_config_name: str | None
+    split: str,
+    dataset: str,
+    random_flip: bool,
+    validation_fraction: float,
+    dataset_revision: str | None,
+    dataset_config_name: str | None,
 ) -> None:
     if split not in SPLITS:
         raise DataError(f"no split {split!r}; allowed: {', '.join(SPLITS)}")
     if not 0 <= validation_fraction < 1:
         raise DataError(f"data.validation_fraction is {validation_fraction}; allowed: at least 0 and below 1")
+    if dataset == "shapes" and random_flip:
+        raise DataError("data.random_flip is true; allowed for shapes: false, as its captions tell left from right")
     if dataset in BUILT_IN:
         _refuse_fraction(dataset, validation_fraction)
         for key, value in (("dataset_revision", dataset_revision), ("dataset_config_name", dataset_config_name)):

@@ -84,13 +84,15 @@ class EncodedImageSource(ABC):
 
     def _open(self, index: int) -> Image.Image:
         encoded = self.encoded(index)
-        opened = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        allowed = f"allowed: {self.max_image_pixels} in all (data.max_image_pixels)"
+        try:
+            opened = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+        except Image.DecompressionBombError as error:
+            raise DataError(f"too many pixels; {allowed}") from error
         width, height = opened.size
         if width * height > self.max_image_pixels:
             opened.close()
-            raise DataError(
-                f"{width} x {height} pixels; allowed: {self.max_image_pixels} in all (data.max_image_pixels)"
-            )
+            raise DataError(f"{width} x {height} pixels; {allowed}")
         return opened
 
 

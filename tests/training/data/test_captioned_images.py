@@ -13,7 +13,6 @@ from torch.utils.data import DataLoader
 
 from training.data.captioned_images import CaptionedImages, CaptionedSample
 from training.data.digits import DigitsSource
-from training.data.errors import DataError
 from training.data.image_source import Caption
 from training.data.shapes import ShapesSource
 
@@ -128,8 +127,3 @@ def test_workers_read_the_same_samples(context: str) -> None:
     read = [sample for batch in loader for sample in batch]
     assert [(sample["sample_number"], sample["index"]) for sample in read] == keys
     assert all(equal(sample, images[key]) for sample, key in zip(read, keys, strict=True))
-
-
-def test_flips_of_shapes_are_refused() -> None:
-    with pytest.raises(DataError, match=r"data\.random_flip is true; allowed for shapes: false"):
-        CaptionedImages(ShapesSource(num_samples=1), 64, random_flip=True)
