@@ -1,0 +1,125 @@
+"""The posterior q_phi(z|x) of the autoencoder: a Gaussian over latents, with log-variance as its parameter."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+
+LOGVAR_RANGE = (-30.0, 20.0)
+"""Bounds of the log-variance, those of diffusers: the standard deviation stays in [3.1e-7, 2.2e4]."""
+
+_PER_SAMPLE = (1, 2, 3)
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    # Sums over all elements of a latent lose their digits in half precision.
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+class DiagonalGaussian:
+    """A Gaussian N(mean, diag(exp(logvar))) for each sample of a batch.
+
+    The log-variance is a parameter, not the variance, so that any real output of a network is a valid one (report,
+    section 2.5). One log-variance shared by all elements of a sample gives the isotropic N(mean, sigma^2 I) of report
+    eq. 9. Has every attribute and method that code written for diffusers' posterior uses.
+
+    Args:
+        mean (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): E_phi(x). Floating point.
+        logvar (`torch.Tensor`, same shape): ln sigma_phi(x)^2; clamped to [-30, 20].
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from sd_pipeline.models.gaussian import DiagonalGaussian
+        >>> standard_normal = DiagonalGaussian(torch.zeros(2, 4, 8, 8), torch.zeros(2, 4, 8, 8))
+        >>> standard_normal.kl()
+        tensor([0., 0.])
+
+        ```
+    """
+
+    def __init__(self, mean: torch.Tensor, logvar: torch.Tensor) -> None:
+        if mean.shape != logvar.shape:
+            raise ValueError(f"mean and logvar must have one shape, got {tuple(mean.shape)} and {tuple(logvar.shape)}")
+        self.mean = mean
+        self.logvar = torch.clamp(logvar, *LOGVAR_RANGE)
+        self.std = torch.exp(0.5 * self.logvar)
+        self.var = torch.exp(self.logvar)
+
+    @property
+    def parameters(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(batch_size, 2 * num_channels, height, width)`: mean, then log-variance."""
+        return torch.cat([self.mean, self.logvar], dim=1)
+
+    def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
+        """Draw z = mean + std * epsilon, epsilon ~ N(0, I); differentiable in mean and log-variance (report, eq. 11).
+
+        Args:
+            generator (`torch.Generator` or list of them, one a sample, *optional*): Where the noise comes from.
+
+        Returns:
+            `torch.Tensor` of the shape and dtype of `mean`: z.
+        """
+        noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.mean + self.std * noise
+
+    def mode(self) -> torch.Tensor:
+        """Return the most probable latents.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_channels, height, width)`: the mean.
+        """
+        return self.mean
+
+    def kl(self, other: DiagonalGaussian | None = None) -> torch.Tensor:
+        """Kullback-Leibler divergence to another Gaussian, by default the prior N(0, I), in closed form.
+
+        KL(N(mu, diag(sigma^2)) || N(0, I)) = 1/2 sum (sigma^2 + mu^2 - 1 - ln sigma^2)    (Kingma and Welling 2013)
+
+        With one sigma for all N elements it is 1/2 (N sigma^2 + |mu|^2 - N - 2 N ln sigma) (report eq. 9, corrected:
+        the brackets closed and the constant -N written out).
+
+        Args:
+            other (`DiagonalGaussian`, *optional*): The second argument of the divergence, of the same shape.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size,)`, float32 or wider, in [0, inf): nats a sample.
+        """
+        mean, logvar = _at_least_float32(self.mean), _at_least_float32(self.logvar)
+        if other is None:
+            terms = logvar.exp() + mean**2 - 1.0 - logvar
+        else:
+            log_ratio = logvar - other.logvar
+            terms = log_ratio.exp() + (mean - other.mean) ** 2 / other.logvar.to(logvar.dtype).exp() - 1.0 - log_ratio
+        return 0.5 * terms.sum(dim=_PER_SAMPLE)
+
+    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        """Log-density of latents.
+
+        ln q_phi(z|x) = -1/2 |epsilon|^2 - ln |det L| - n/2 ln(2 pi), epsilon = L^-1 (z - mu), L = diag(sigma)
+        (report, end of section 2.4).
+
+        Args:
+            z (`torch.Tensor` of the shape of `mean`): Latents. Floating point.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size,)`, float32 or wider: nats a sample.
+        """
+        return -self.nll(z)
+
+    def nll(self, sample: torch.Tensor, dims: Sequence[int] = _PER_SAMPLE) -> torch.Tensor:
+        """Negative log-density of latents, summed over some dimensions.
+
+        Args:
+            sample (`torch.Tensor` of the shape of `mean`): Latents. Floating point.
+            dims (sequence of `int`, *optional*, defaults to `(1, 2, 3)`): The dimensions to sum over.
+
+        Returns:
+            `torch.Tensor` of the remaining shape, `(batch_size,)` by default, float32 or wider: nats.
+        """
+        mean, logvar = _at_least_float32(self.mean), _at_least_float32(self.logvar)
+        squared_epsilon = (sample - mean) ** 2 * torch.exp(-logvar)
+        return 0.5 * (math.log(2.0 * math.pi) + logvar + squared_epsilon).sum(dim=tuple(dims))
