@@ -7,7 +7,7 @@ in `config_io.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 STAGES = ("text_encoder", "autoencoder", "diffusion")
@@ -352,7 +352,14 @@ class TrainConfig:
             bool(self.stages) and self.stages == in_order, "stages", self.stages, f"some of {list(STAGES)}, in order"
         )
 
+        prediction_type = self.diffusion.scheduler.get("prediction_type")
+        if prediction_type == "mean":
+            allowed = "'no' with diffusion.scheduler.prediction_type 'mean', whose x_0 needs float32 predictions"
+            require(self.mixed_precision == "no", "mixed_precision", self.mixed_precision, allowed)
+
     def stage(self, name: str) -> StageConfig:
-        """Return the block of the stage `name`."""
+        """Return the block of the stage `name`, without steps where there is nothing to train by itself."""
         block: StageConfig = getattr(self, name)
+        if isinstance(block, TextEncoderConfig) and block.training != "contrastive":
+            return replace(block, max_train_steps=0, use_ema=False)
         return block

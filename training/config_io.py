@@ -79,6 +79,22 @@ def config_files(arguments: Sequence[str]) -> Iterator[str]:
             yield argument.removeprefix("--config=")
 
 
+def find_output_dir(arguments: Sequence[str]) -> Path | None:
+    """Find `output_dir` in arguments that may be wrong otherwise, to say in its `status.json` what is wrong."""
+    found = None
+    for file in config_files(arguments):
+        try:
+            found = read_yaml(file).get("output_dir", found)
+        except ConfigError:
+            continue
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+        if argument == "--output_dir":
+            found = following
+        elif argument.startswith("--output_dir="):
+            found = argument.removeprefix("--output_dir=")
+    return Path(found) if isinstance(found, str) and found else None
+
+
 def read_yaml(file: str | Path) -> dict[str, Any]:
     """Read a YAML mapping.
 

@@ -28,12 +28,15 @@ class StopSignal:
     def __init__(self) -> None:
         self.received: str | None = None
 
-    def install(self) -> None:
-        """Start to listen. Call it from the main thread."""
-        signal.signal(signal.SIGTERM, self._note)
-        signal.signal(signal.SIGINT, self._note)
+    @classmethod
+    def installed(cls) -> StopSignal:
+        """Make one and start to listen. Call it from the main thread."""
+        stop_signal = cls()
+        signal.signal(signal.SIGTERM, stop_signal._note)
+        signal.signal(signal.SIGINT, stop_signal._note)
         if sys.platform == "linux" and os.getppid() != 1:
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        return stop_signal
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received == "SIGINT" and number == signal.SIGINT:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.random.bit_generator import ISeedSequence
 
 
 def stream_key(seed: int, *names: str | int) -> int:
@@ -41,8 +44,24 @@ def sample_rng(seed: int, stream: str, sample_number: int) -> np.random.Generato
     Returns:
         `numpy.random.Generator`: a fresh generator.
     """
-    philox = np.random.Philox(key=stream_key(seed, stream), counter=[0, 0, sample_number, 0])
+    philox = np.random.Philox(_philox_key(seed, stream), counter=[0, 0, sample_number, 0])
     return np.random.Generator(philox)
+
+
+class _PhiloxKey(ISeedSequence):
+    """Hands a key to Philox as it is; `Philox(key=...)` would first draw entropy from the system, and discard it."""
+
+    def __init__(self, key: int) -> None:
+        self._words = np.array([key & (2**64 - 1), key >> 64], dtype=np.uint64)
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
+        """Return the two words of the key."""
+        return self._words
+
+
+@lru_cache(maxsize=64)
+def _philox_key(seed: int, stream: str) -> _PhiloxKey:
+    return _PhiloxKey(stream_key(seed, stream))
 
 
 def standard_normal(seed: int, stream: str, sample_numbers: Sequence[int], shape: Sequence[int]) -> torch.Tensor:

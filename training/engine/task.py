@@ -26,28 +26,6 @@ class Validation:
     images: dict[str, Image.Image] = field(default_factory=dict)
 
 
-class StepSettings(Protocol):
-    """The settings of a stage that the trainer reads (a frozen dataclass of the run's configuration)."""
-
-    max_train_steps: int
-    train_batch_size: int
-    gradient_accumulation_steps: int
-    learning_rate: float
-    lr_scheduler: str
-    lr_warmup_steps: int
-    adam_beta1: float
-    adam_beta2: float
-    adam_weight_decay: float
-    adam_epsilon: float
-    max_grad_norm: float
-    use_ema: bool
-    ema_decay: float
-    checkpointing_steps: int
-    checkpoints_total_limit: int | None
-    validation_steps: int | None
-    logging_steps: int
-
-
 class Task(Protocol):
     """One thing that can be trained.
 
@@ -60,8 +38,12 @@ class Task(Protocol):
     """
 
     name: str
-    model: torch.nn.Module
-    dataset: torch.utils.data.Dataset[Any]
+
+    @property
+    def model(self) -> torch.nn.Module: ...  # noqa: D102
+
+    @property
+    def dataset(self) -> torch.utils.data.Dataset[Any]: ...  # noqa: D102
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups; a group may override `lr` and `weight_decay`."""

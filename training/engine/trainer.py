@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
 from torch.utils.data import DataLoader
 
+from training.config import StageConfig
 from training.engine.checkpointing import (
     CheckpointError,
     TrainingState,
@@ -27,7 +28,7 @@ from training.engine.ema import AveragedWeights
 from training.engine.interruption import RunStopped, StopSignal
 from training.engine.random_streams import stream_key
 from training.engine.sampling_order import GlobalBatchSampler
-from training.engine.task import Batch, StepSettings, Task
+from training.engine.task import Batch, Task
 from training.engine.tracking import MetricsLog, StageReport
 
 
@@ -38,7 +39,7 @@ class Trainer:
 
     Args:
         task (`Task`): What is trained.
-        settings (`StepSettings`): How: the stage's block of the configuration.
+        settings (`StageConfig`): How: the stage's block of the configuration.
         accelerator (`accelerate.Accelerator`): Device, processes, precision and trackers.
         folder (`Path`): Folder of the stage; its training states go there.
         metrics (`MetricsLog`): Where its rows go.
@@ -51,7 +52,7 @@ class Trainer:
     def __init__(
         self,
         task: Task,
-        settings: StepSettings,
+        settings: StageConfig,
         accelerator: Accelerator,
         folder: Path,
         metrics: MetricsLog,

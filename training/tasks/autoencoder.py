@@ -1,0 +1,158 @@
+"""The second stage: the KL autoencoder, trained on the evidence lower bound (report, section 2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils import make_image_grid
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from sd_pipeline import SDAutoencoderKL
+from sd_pipeline.latents import fold_latent_statistics
+from training.config import AutoencoderConfig, TrainConfig
+from training.data.captioned_images import CaptionedImages
+from training.data.pictures import to_picture
+from training.engine.random_streams import standard_normal
+from training.engine.task import Batch, Validation
+from training.evaluation.reconstruction import psnr
+from training.tasks.components import build_vae, downsampling_factor
+from training.tasks.losses import bernoulli_nll, gaussian_nll
+from training.tasks.parameter_groups import decay_matrices_only
+
+_VALIDATION_IMAGES = 256
+_PICTURES = 8
+# The statistics of the latents are measured on at most this many training images.
+_STATISTICS_IMAGES = 10_000
+
+
+class EvidenceLowerBound(torch.nn.Module):
+    """The autoencoder with its loss: the negative evidence lower bound (report eq. 8), in nats a pixel value.
+
+    Args:
+        vae (`SDAutoencoderKL`): The autoencoder.
+        config (`AutoencoderConfig`): Likelihood and factor of the KL divergence.
+    """
+
+    def __init__(self, vae: SDAutoencoderKL, config: AutoencoderConfig) -> None:
+        super().__init__()
+        self.vae = vae
+        self.config = config
+
+    def forward(self, pixel_values: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Encode, reparameterise (report eq. 11), decode.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): In [-1, 1].
+            noise (`torch.Tensor` of the latents' shape): Standard normal.
+
+        Returns:
+            `dict` of tensors of shape `(batch_size,)`: `"loss"`, and its parts `"reconstruction"` and `"kl"`.
+        """
+        posterior = self.vae.encode(pixel_values).latent_dist
+        latents = posterior.mean + posterior.std * noise
+        decoded = self.vae.decode(latents.to(pixel_values.dtype)).sample
+        num_values = pixel_values[0].numel()
+        if self.config.likelihood == "gaussian":
+            reconstruction = gaussian_nll(pixel_values, decoded, self.config.likelihood_std) / num_values
+        else:
+            reconstruction = bernoulli_nll(pixel_values, decoded) / num_values
+        kl = posterior.kl() / num_values
+        return {"loss": reconstruction + self.config.kl_scale * kl, "reconstruction": reconstruction, "kl": kl}
+
+
+class AutoencoderTask:
+    """Trains the autoencoder; its export has standard latents.
+
+    Args:
+        config (`TrainConfig`): The run.
+        dataset (`CaptionedImages`): Training images.
+        validation_dataset (`CaptionedImages`, *optional*): Held-out ones.
+    """
+
+    name = "autoencoder"
+
+    def __init__(
+        self, config: TrainConfig, dataset: CaptionedImages, validation_dataset: CaptionedImages | None
+    ) -> None:
+        self.config = config
+        self.dataset: Dataset[Any] = dataset
+        self.validation_dataset = validation_dataset
+        torch.manual_seed(config.seed)
+        self.vae = build_vae(config)
+        if config.autoencoder.gradient_checkpointing:
+            self.vae.enable_gradient_checkpointing()
+        self.model = EvidenceLowerBound(self.vae, config.autoencoder)
+        size = config.data.resolution // downsampling_factor(self.vae)
+        self.latent_shape = (self.vae.config["latent_channels"], size, size)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's parameter groups."""
+        return decay_matrices_only(self.model)
+
+    def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
+        """Stack the images and draw the posterior's noise."""
+        numbers = [sample["sample_number"] for sample in samples]
+        return {
+            "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
+            "noise": standard_normal(self.config.seed, "autoencoder/posterior", numbers, self.latent_shape),
+        }
+
+    def prepare_batch(self, batch: Batch) -> Batch:
+        """Nothing here is frozen."""
+        return batch
+
+    def validate(self, step: int) -> Validation:
+        """Measure the PSNR of held-out images through the posterior's mode, and draw some of them."""
+        if not self.validation_dataset:
+            return Validation()
+        count = min(len(self.validation_dataset), _VALIDATION_IMAGES)
+        originals = torch.stack([self.validation_dataset[index]["pixel_values"] for index in range(count)])
+        decoded = torch.cat([self._reconstruct(part) for part in originals.split(32)])
+        pictures = [to_picture(image) for image in (*originals[:_PICTURES], *decoded[:_PICTURES])]
+        grid: Image.Image = make_image_grid(pictures, rows=2, cols=len(pictures) // 2)
+        return Validation({"psnr": float(psnr(decoded, originals).mean())}, {"reconstruction": grid})
+
+    def _reconstruct(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        latents = self.vae.encode(pixel_values.to(self.vae.device)).latent_dist.mode()
+        decoded: torch.Tensor = self.vae.decode(latents).sample
+        return decoded.cpu()
+
+    def export(self, folder: Path) -> None:
+        """Measure the latents, fold their statistics and write `vae`."""
+        mean, std = self.latent_statistics()
+        fold_latent_statistics(self.vae, mean, std)
+        self.vae.save_pretrained(folder / "vae")
+
+    @torch.no_grad()
+    def latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Measure mean and standard deviation of sampled latents, one a channel.
+
+        A posterior of one variance an image keeps it in the folded coordinates only if all channels are divided by
+        one number; then that is their root mean square deviation.
+
+        Returns:
+            Two `torch.Tensor` of shape `(latent_channels,)`, float64.
+        """
+        count = min(len(self.dataset), _STATISTICS_IMAGES)  # type: ignore[arg-type]
+        stride = len(self.dataset) / count  # type: ignore[arg-type]
+        keys = [(number, math.floor(number * stride)) for number in range(count)]
+        loader = DataLoader(self.dataset, batch_size=32, sampler=keys, collate_fn=self.collate)
+        total = torch.zeros(self.latent_shape[0], dtype=torch.float64)
+        squares, places = torch.zeros_like(total), 0
+        for batch in loader:
+            posterior = self.vae.encode(batch["pixel_values"].to(self.vae.device)).latent_dist
+            latents = posterior.mean + posterior.std * batch["noise"].to(self.vae.device)
+            channels = latents.transpose(0, 1).flatten(1).double().cpu()
+            total += channels.sum(1)
+            squares += channels.square().sum(1)
+            places += channels.shape[1]
+        mean = total / places
+        variance = (squares / places - mean.square()).clamp(min=1e-12)
+        if self.vae.config["posterior"] == "isotropic":
+            variance = variance.mean().expand_as(variance)
+        return mean, variance.sqrt()

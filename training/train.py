@@ -1,0 +1,159 @@
+"""Train a Stable Diffusion from nothing: one configuration, its stages in order, a repository at the end.
+
+    accelerate launch training/train.py --config configs/digits.yaml [--key.sub=value ...]
+
+Running the same command again resumes, and does nothing where all is finished. How the run stands is in
+`OUTPUT_DIR/status.json`; exit codes: 0 finished, 1 failed, 2 bad input, 75 stopped by a signal after saving.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
+
+from training.config import STAGES, ConfigError, TrainConfig
+from training.config_io import check_resumable, find_output_dir, parse_config, read_yaml, save_config
+from training.data.captioned_images import CaptionedImages
+from training.data.catalogue import load_captioned_images
+from training.data.errors import DataError
+from training.engine.checkpointing import CheckpointError
+from training.engine.interruption import RunStopped, StopSignal
+from training.engine.run_folder import RunFolder, RunFolderError
+from training.engine.run_status import RunState, write_status
+from training.engine.task import Task
+from training.engine.tracking import MetricsLog
+from training.engine.trainer import Trainer
+from training.tasks.autoencoder import AutoencoderTask
+from training.tasks.components import check_models, load_frozen_models
+from training.tasks.diffusion import DiffusionTask
+from training.tasks.text_encoder import TextEncoderTask
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line, write `status.json` and return the exit code."""
+    output_dir = find_output_dir(arguments)
+    try:
+        config = parse_config(arguments)
+        output_dir = Path(config.output_dir)
+        train(config, StopSignal.installed())
+        return finish(output_dir, RunState.FINISHED, f"finished: {', '.join(config.stages)}")
+    except RunFolderError as error:
+        return finish(None, RunState.BAD_INPUT, str(error))
+    except (ConfigError, DataError, CheckpointError) as error:
+        return finish(output_dir, RunState.BAD_INPUT, str(error))
+    except RunStopped as stopped:
+        return finish(output_dir, RunState.STOPPED, str(stopped))
+    except (Exception, KeyboardInterrupt) as error:
+        finish(output_dir, RunState.FAILED, f"{error.__class__.__name__}: {error}")
+        raise
+
+
+def finish(output_dir: Path | None, state: RunState, message: str) -> int:
+    """Say how the run ended, once for all processes."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message, file=sys.stdout if state is RunState.FINISHED else sys.stderr, flush=True)
+        if output_dir is not None:
+            write_status(output_dir, state, message)
+    return state.exit_code or 0
+
+
+def train(config: TrainConfig, stop_signal: StopSignal) -> None:
+    """Train what is not finished. Everything that can be wrong with the input is found before the first step."""
+    folder = RunFolder(Path(config.output_dir))
+    folder.check_usable()
+    if folder.config_file.exists():
+        check_resumable(read_yaml(folder.config_file), config)
+    pending = [s for s in config.stages if not folder.is_finished(s, config.stage(s).max_train_steps)]
+    for stage in pending:
+        for later in STAGES[STAGES.index(stage) + 1 :]:
+            if folder.has_begun(later):
+                raise ConfigError(
+                    f"{stage} would be trained (again), but {later} in {folder.path} already learned from its output; "
+                    "take a new output_dir"
+                )
+    if not pending:
+        return
+    check_models(config, finished=[stage for stage in STAGES if folder.record(stage) is not None])
+    dataset, validation_dataset = load_data(config)
+    accelerator = start_accelerator(config)
+    if accelerator.is_main_process:
+        write_status(folder.path, RunState.RUNNING, f"training {', '.join(pending)}")
+        save_config(config, folder.config_file)
+        accelerator.init_trackers("sd_pipeline")
+    accelerator.wait_for_everyone()
+    for stage in pending:
+        train_stage(stage, config, folder, accelerator, dataset, validation_dataset, stop_signal)
+    accelerator.end_training()
+
+
+def load_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages | None]:
+    """Load the training images and, if there are any, the held-out ones."""
+    arguments = {**dataclasses.asdict(config.data), "seed": config.seed}
+    del arguments["dataloader_num_workers"]
+    return load_captioned_images("train", **arguments), load_captioned_images("validation", **arguments)
+
+
+def start_accelerator(config: TrainConfig) -> Accelerator:
+    """Set up device, processes, precision and trackers; the configuration wins over the launcher's flags."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allow_tf32
+    try:
+        return Accelerator(
+            cpu=not torch.accelerator.is_available(),
+            mixed_precision=str(config.mixed_precision),
+            # The trainer accumulates by itself; an explicit plugin keeps the launcher's setting out.
+            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            log_with=None if config.report_to == "none" else config.report_to,
+            project_dir=str(Path(config.output_dir) / "logs"),
+        )
+    except ValueError as error:
+        raise ConfigError(f"mixed_precision = {config.mixed_precision!r}: {error}") from error
+
+
+def train_stage(
+    stage: str,
+    config: TrainConfig,
+    folder: RunFolder,
+    accelerator: Accelerator,
+    dataset: CaptionedImages,
+    validation_dataset: CaptionedImages | None,
+    stop_signal: StopSignal,
+) -> None:
+    """Train one stage from its newest training state, and put its output in place."""
+    started = time.monotonic()
+    task: Task
+    if stage == "text_encoder":
+        task = TextEncoderTask(config, dataset, validation_dataset)
+    elif stage == "autoencoder":
+        task = AutoencoderTask(config, dataset, validation_dataset)
+    else:
+        made = {s: folder.result(s) if folder.record(s) is not None else None for s in STAGES[:2]}
+        frozen = load_frozen_models(made["text_encoder"], made["autoencoder"], accelerator.device)
+        task = DiffusionTask(config, dataset, frozen)
+    trainer = Trainer(
+        task,
+        config.stage(stage),
+        accelerator,
+        folder.stage(stage),
+        MetricsLog(folder.metrics_file),
+        stop_signal,
+        seed=config.seed,
+        config=dataclasses.asdict(config),
+        num_workers=config.data.dataloader_num_workers,
+    )
+    before = time.monotonic() - started
+    trainer.fit()
+    if accelerator.is_main_process:
+        folder.finish(stage, task.export, trainer.step, before + trainer.seconds)
+    accelerator.wait_for_everyone()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
