@@ -1,0 +1,179 @@
+"""The command line, `sd-pipeline`: generate pictures without writing Python.
+
+Heavy imports wait until the arguments have been read, so that help and wrong options answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from sd_pipeline import SDPipeline
+
+BAD_INPUT = 2
+"""Exit code after a line about what is wrong with the input."""
+
+SCHEDULERS = {
+    "ddpm": "DDPMScheduler",
+    "ddim": "DDIMScheduler",
+    "pndm": "PNDMScheduler",
+    "lms": "LMSDiscreteScheduler",
+    "euler": "EulerDiscreteScheduler",
+    "euler_a": "EulerAncestralDiscreteScheduler",
+    "heun": "HeunDiscreteScheduler",
+    "dpm++": "DPMSolverMultistepScheduler",
+    "unipc": "UniPCMultistepScheduler",
+}
+"""Names of samplers on the command line, and their classes in diffusers."""
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        arguments (sequence of `str`, *optional*): Those after the name of the program; by default of this process.
+
+    Returns:
+        `int`: 0, or `BAD_INPUT` after one line on the standard error.
+    """
+    # What the libraries remark while they load is not for the user of a command.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        options = _parser().parse_args(arguments)
+        options.run(options)
+    except (ValueError, OSError, FloatingPointError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        print(f"sd-pipeline: {reason[0]}", file=sys.stderr)
+        return BAD_INPUT
+    return 0
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Write pictures of a prompt, or of nothing with an unconditional model.
+
+    Args:
+        options (`argparse.Namespace`): What `_add_generate` reads.
+
+    Raises:
+        ValueError: If an argument is impossible.
+        OSError: If a file cannot be read or written.
+    """
+    num_images = options.num_images_per_prompt
+    if num_images < 1:
+        raise ValueError(f"--num-images-per-prompt is {num_images}; it must be at least 1")
+    paths = _output_paths(options.output, 1 if options.grid else num_images, options.overwrite)
+    seed = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
+    pipe = _load_pipeline(options.model, options.scheduler, options.device)
+
+    import torch
+
+    start = time.perf_counter()
+    result: Any = pipe(
+        options.prompt,
+        negative_prompt=options.negative_prompt,
+        num_inference_steps=options.num_inference_steps,
+        guidance_scale=options.guidance_scale,
+        height=options.height,
+        width=options.width,
+        num_images_per_prompt=num_images,
+        generator=[torch.Generator().manual_seed(seed + index) for index in range(num_images)],
+    )
+    seconds = time.perf_counter() - start
+    images = [_side_by_side(result.images)] if options.grid else result.images
+    for path, image in zip(paths, images, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path)
+        print(path)
+    print(f"seed {seed}, {seconds:.1f} s")
+
+
+def _output_paths(output: Path, num_files: int, overwrite: bool) -> list[Path]:
+    if output.suffix.lower() not in PICTURE_SUFFIXES:
+        raise ValueError(f"--output is {str(output)!r}; it must end with one of {', '.join(PICTURE_SUFFIXES)}")
+    paths = [output] if num_files == 1 else [output.with_stem(f"{output.stem}-{i}") for i in range(num_files)]
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise ValueError(f"{path} exists; --overwrite replaces it")
+    return paths
+
+
+def _load_pipeline(model: str, scheduler: str | None, device: str | None) -> SDPipeline:
+    import diffusers
+    import torch
+    import transformers
+
+    from sd_pipeline import SDDDPMScheduler, SDPipeline
+
+    diffusers.utils.logging.set_verbosity_error()
+    diffusers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.disable_progress_bar()
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(1, device=device)
+    # Without a GPU, torch raises an AssertionError.
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
+    pipe = SDPipeline.from_pretrained(model)
+    if scheduler is not None:
+        scheduler_class = SDDDPMScheduler if scheduler == "ddpm" else getattr(diffusers, SCHEDULERS[scheduler])
+        pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
+    return pipe.to(device)
+
+
+def _side_by_side(images: list[Image]) -> Image:
+    from diffusers.utils import make_image_grid
+
+    num_columns = int(len(images) ** 0.5 + 0.999)
+    while len(images) % num_columns:
+        num_columns += 1
+    return make_image_grid(images, rows=len(images) // num_columns, cols=num_columns)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where `argparse` prints the usage, which hides the line that matters."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="sd-pipeline", description="Generate pictures with a model of your own.", allow_abbrev=False)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_generate(commands.add_parser("generate", help="pictures of a prompt", allow_abbrev=False))
+    return parser
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    parser.description = "Generate pictures of a prompt. Picture i of seed s is picture 0 of seed s + i."
+    parser.set_defaults(run=generate)
+    add("--model", required=True, metavar="FOLDER_OR_REPO", help="folder of a model, or its name on the Hub")
+    add(
+        "--output", required=True, type=Path, help="picture to write; of several, out.png becomes out-0.png, out-1.png"
+    )
+    add("--prompt", help="what the picture shall show; left out for models without prompts")
+    add("--negative-prompt", help="what to stay away from")
+    add("--num-inference-steps", type=int, help="steps from noise to picture (default: what the model recommends)")
+    add("--guidance-scale", type=float, help="how closely to follow the prompt (default: what the model recommends)")
+    add("--num-images-per-prompt", type=int, default=1, help="how many pictures (default: 1)")
+    add("--height", type=int, help="in pixels (default: as in training)")
+    add("--width", type=int, help="in pixels (default: as in training)")
+    add("--seed", type=int, help="for the same picture again (default: another one each time, which is printed)")
+    add("--scheduler", choices=list(SCHEDULERS), help="sampler (default: the model's own)")
+    add("--device", help="such as cpu or cuda (default: a GPU if there is one)")
+    add("--grid", action="store_true", help="write several pictures into one file")
+    add("--overwrite", action="store_true", help="replace files that exist")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

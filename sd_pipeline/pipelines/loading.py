@@ -1,0 +1,107 @@
+"""How a pipeline is loaded from and saved to a repository in the stock layout, as the classes of this package."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from huggingface_hub.errors import HFValidationError
+from transformers import CLIPTextConfig, CLIPTextModel
+from typing_extensions import Self
+
+from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
+from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
+from sd_pipeline.publishing import stock_layout
+from sd_pipeline.publishing.repository_check import ModelFactory, check_repository
+
+COMPONENTS: dict[str, ModelFactory | None] = {
+    "vae": SDAutoencoderKL.from_config,
+    "text_encoder": lambda config: CLIPTextModel(CLIPTextConfig.from_dict(config)),
+    "tokenizer": None,
+    "unet": SDUNet2DConditionModel.from_config,
+    "scheduler": None,
+}
+"""How to build each model from its `config.json`."""
+
+
+class StockRepositoryPipeline(DiffusionPipeline):
+    """A pipeline whose repository is one of diffusers, and whose components are ours.
+
+    Nothing but the names differs: diffusers does the loading and the saving.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
+        """Load a Stable Diffusion repository, stock or ours, with our classes.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): A folder, or the name of a repository on the Hub.
+            kwargs: As in `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `revision`, components, and others.
+
+        Returns:
+            A pipeline of this class.
+
+        Raises:
+            RepositoryError: If a file is missing or damaged (it is a `ValueError`, one line, and names the file).
+            OSError: If there is no such folder, and it cannot be had from the Hub.
+        """
+        folder = os.fspath(pretrained_model_name_or_path)
+        if not os.path.isdir(folder):
+            folder = _download(cls, folder, kwargs)
+        check_repository(folder, COMPONENTS, passed=kwargs.keys(), variant=kwargs.get("variant"))
+        pipeline = super().from_pretrained(folder, **kwargs)
+        pipeline.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
+        return pipeline
+
+    @classmethod
+    def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """Read a `model_index.json`, with our classes in place of the stock ones.
+
+        Args:
+            pretrained_model_name_or_path (`str` or `os.PathLike`): A folder, or the name of a repository on the Hub.
+            kwargs: As in `DiffusionPipeline.load_config`.
+
+        Returns:
+            `dict[str, Any]`: Library and class of each component, and `recommended_call`.
+
+        Raises:
+            ValueError: If what this package wrote there has been damaged.
+        """
+        index: Any = super().load_config(pretrained_model_name_or_path, **kwargs)
+        config = stock_layout.index_from_stock(index)
+        # Under its stock name diffusers would import that pipeline, to drop the keys that are only in its constructor.
+        return {**config, "_class_name": cls.__name__}
+
+    def to_json_string(self) -> str:
+        """Write `model_index.json` with stock names.
+
+        Returns:
+            `str`: JSON.
+        """
+        config = json.loads(super().to_json_string())
+        own = {name: config[name] for name in self.components if not stock_layout.is_stock(getattr(self, name))}
+        return json.dumps(stock_layout.index_to_stock(config, own), indent=2, sort_keys=True) + "\n"
+
+    def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write `model_index.json`, the last file of `save_pretrained`, and make the other files readable for all.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Where the components have been saved.
+            push_to_hub (`bool`, *optional*, defaults to `False`): As in diffusers.
+            kwargs: As in diffusers.
+        """
+        stock_layout.complete_components(save_directory, self.tokenizer)
+        super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+def _download(pipeline_class: type[DiffusionPipeline], name: str, kwargs: Mapping[str, Any]) -> str:
+    try:
+        return os.fspath(pipeline_class.download(name, **kwargs))
+    except HFValidationError as error:
+        raise OSError(f"{name!r} is neither a folder nor the name of a repository on the Hub") from error
+    except OSError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise OSError(f"{name!r} is not a folder, and the Hub has not sent it: {reason}") from error

@@ -1,0 +1,116 @@
+"""The model card of a pipeline: what stands in the README of its repository."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import yaml
+
+
+def model_card(
+    template: str | os.PathLike,
+    *,
+    name: str,
+    repository: str,
+    example_prompt: str | None,
+    loads_in_diffusers: bool = True,
+    recommended_call: Mapping[str, int | float] | None = None,
+    results: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    tags: Sequence[str] = (),
+) -> str:
+    """Fill in the template of a model card.
+
+    Args:
+        template (`str` or `os.PathLike`): Path of the template, such as `model_cards/pipeline.md`: Markdown with
+            `string.Template` placeholders.
+        name (`str`): Title of the card.
+        repository (`str`): What to give to `from_pretrained`: a folder, or a name on the Hub.
+        example_prompt (`str`, *optional*): A prompt that shows what the model can do; `None` for an unconditional one.
+        loads_in_diffusers (`bool`, *optional*, defaults to `True`): Whether plain diffusers can generate with it.
+        recommended_call (`Mapping[str, int | float]`, *optional*): Arguments of a call at their best values.
+        results (`Mapping[str, Any]`, *optional*): What was measured; a value may be a mapping of its own.
+        config (`Mapping[str, Any]`, *optional*): The configuration of the run, plain values only.
+        tags (sequence of `str`, *optional*): Further tags for the Hub.
+
+    Returns:
+        `str`: Markdown with YAML front matter.
+
+    Raises:
+        ValueError: If the template asks for something that is not known here.
+    """
+    call = {**({"prompt": example_prompt} if example_prompt is not None else {}), **(recommended_call or {})}
+    prompt = [json.dumps(example_prompt, ensure_ascii=False)] if example_prompt is not None else []
+    fields = {
+        "metadata": _metadata(example_prompt is not None, tags),
+        "name": name,
+        "repository": repository,
+        "summary": _summary(example_prompt is not None),
+        "call_here": ", ".join(prompt) or "batch_size=1",
+        "stock_use": _stock_use(repository, _arguments(call)) if loads_in_diffusers else _NOT_IN_STOCK,
+        "recommended_call": f"pipe({_arguments(call)})",
+        "results": _results_table(results or {}),
+        "config": yaml.safe_dump(dict(config or {}), sort_keys=False, allow_unicode=True),
+    }
+    try:
+        return Template(Path(template).read_text(encoding="utf-8")).substitute(fields)
+    except KeyError as error:
+        raise ValueError(f"{template}: unknown field {error}; there are {', '.join(fields)}") from None
+    except ValueError as error:
+        raise ValueError(f"{template}: {error} (a dollar sign of its own is written $$)") from None
+
+
+_NOT_IN_STOCK = "This package is needed: diffusers has no class for all of what this model is made of."
+
+
+def _metadata(takes_prompts: bool, tags: Sequence[str]) -> str:
+    metadata = {
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image" if takes_prompts else "unconditional-image-generation",
+        "tags": ["sd_pipeline", "diffusers", *(["stable-diffusion"] if takes_prompts else []), *tags],
+    }
+    return yaml.safe_dump(metadata, sort_keys=False)
+
+
+def _summary(takes_prompts: bool) -> str:
+    what = "text-to-image diffusion model" if takes_prompts else "unconditional diffusion model of images"
+    return f"A {what}, trained from nothing with `sd_pipeline`: all of its weights come from the run described below."
+
+
+def _stock_use(repository: str, arguments: str) -> str:
+    return (
+        "With plain diffusers, and nothing of this package:\n\n"
+        "```python\n"
+        "import torch\n"
+        "from diffusers import DiffusionPipeline\n\n"
+        f'pipe = DiffusionPipeline.from_pretrained("{repository}")\n'
+        f"image = pipe({arguments}, generator=torch.Generator().manual_seed(0)).images[0]\n"
+        "```"
+    )
+
+
+def _arguments(call: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call.items())
+
+
+def _results_table(results: Mapping[str, Any]) -> str:
+    if not results:
+        return "Nothing has been measured yet."
+    lines = ["| measure | value |", "|---|---|"]
+    for measure, value in _flatten(results):
+        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
+        lines.append(f"| {measure} | {shown} |".replace("\n", " "))
+    return "\n".join(lines)
+
+
+def _flatten(results: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for key, value in results.items():
+        name = f"{prefix}{key}"
+        rows += _flatten(value, f"{name}, ") if isinstance(value, Mapping) else [(name, value)]
+    return rows
