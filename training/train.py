@@ -73,12 +73,11 @@ def train(config: TrainConfig, stop_signal: StopSignal) -> None:
         check_resumable(read_yaml(folder.config_file), config)
     pending = [s for s in config.stages if not folder.is_finished(s, config.stage(s).max_train_steps)]
     for stage in pending:
-        for later in STAGES[STAGES.index(stage) + 1 :]:
-            if folder.has_begun(later):
-                raise ConfigError(
-                    f"{stage} would be trained (again), but {later} in {folder.path} already learned from its output; "
-                    "take a new output_dir"
-                )
+        if stage != "diffusion" and folder.has_begun("diffusion"):
+            raise ConfigError(
+                f"{stage} would be trained (again), but diffusion in {folder.path} has begun to learn from its output; "
+                "take a new output_dir"
+            )
     if not pending:
         return
     check_models(config, finished=[stage for stage in STAGES if folder.record(stage) is not None])

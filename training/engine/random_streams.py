@@ -44,7 +44,7 @@ def sample_rng(seed: int, stream: str, sample_number: int) -> np.random.Generato
     Returns:
         `numpy.random.Generator`: a fresh generator.
     """
-    philox = np.random.Philox(_philox_key(seed, stream), counter=[0, 0, sample_number, 0])
+    philox = np.random.Philox(_philox_key(seed, stream), counter=[0, 0, sample_number, 0])  # type: ignore[arg-type]
     return np.random.Generator(philox)
 
 

@@ -19,7 +19,7 @@ from training.data.captioned_images import CaptionedImages
 from training.data.pictures import to_picture
 from training.engine.random_streams import standard_normal
 from training.engine.task import Batch, Validation
-from training.evaluation.reconstruction import psnr
+from training.evaluation.reconstruction import psnr, reconstruct
 from training.tasks.components import build_vae, downsampling_factor
 from training.tasks.losses import bernoulli_nll, gaussian_nll
 from training.tasks.parameter_groups import decay_matrices_only
@@ -112,15 +112,10 @@ class AutoencoderTask:
             return Validation()
         count = min(len(self.validation_dataset), _VALIDATION_IMAGES)
         originals = torch.stack([self.validation_dataset[index]["pixel_values"] for index in range(count)])
-        decoded = torch.cat([self._reconstruct(part) for part in originals.split(32)])
+        decoded = reconstruct(self.vae, originals)
         pictures = [to_picture(image) for image in (*originals[:_PICTURES], *decoded[:_PICTURES])]
         grid: Image.Image = make_image_grid(pictures, rows=2, cols=len(pictures) // 2)
         return Validation({"psnr": float(psnr(decoded, originals).mean())}, {"reconstruction": grid})
-
-    def _reconstruct(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        latents = self.vae.encode(pixel_values.to(self.vae.device)).latent_dist.mode()
-        decoded: torch.Tensor = self.vae.decode(latents).sample
-        return decoded.cpu()
 
     def export(self, folder: Path) -> None:
         """Measure the latents, fold their statistics and write `vae`."""

@@ -222,7 +222,7 @@ class DiffusionTask:
         """Write the finished repository, with its card."""
         evaluation = self.config.evaluation
         has_text = self.frozen.tokenizer is not None
-        recommended_call = {"num_inference_steps": evaluation.num_inference_steps}
+        recommended_call: dict[str, int | float] = {"num_inference_steps": evaluation.num_inference_steps}
         if has_text:
             recommended_call["guidance_scale"] = evaluation.guidance_scale
         card = model_card(

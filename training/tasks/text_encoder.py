@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from accelerate.utils import gather
 from torch.utils.data import Dataset
-from transformers import CLIPModel
+from transformers import CLIPModel, CLIPTextModel
 
 from training.config import TrainConfig
 from training.data.captioned_images import CaptionedImages
@@ -143,4 +143,4 @@ class TextEncoderTask:
         if isinstance(self.model, ContrastiveModel):
             self.model.clip.save_pretrained(folder / "clip")
             text_model = self.model.clip.text_model
-        text_model.save_pretrained(folder / "text_encoder")
+        cast(CLIPTextModel, text_model).save_pretrained(folder / "text_encoder")
