@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import diffusers
 import torch
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
@@ -170,6 +171,25 @@ def build_scheduler(config: TrainConfig, in_pixel_space: bool) -> SDDDPMSchedule
     return build("diffusion.scheduler", SDDDPMScheduler, arguments)
 
 
+def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler) -> Any:
+    """Build the scheduler that is published: a class by name, with the forward process of training.
+
+    Raises:
+        ConfigError: If there is no such class, or it refuses the keys.
+    """
+    evaluation = config.evaluation
+    kind = {"SDDDPMScheduler": SDDDPMScheduler}.get(evaluation.scheduler) or getattr(
+        diffusers, evaluation.scheduler, None
+    )
+    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
+        raise ConfigError(
+            f"evaluation.scheduler = {evaluation.scheduler!r}: must be SDDDPMScheduler or a scheduler of diffusers, "
+            "such as DDIMScheduler or DPMSolverMultistepScheduler"
+        )
+    arguments = {**scheduler.config, **evaluation.scheduler_config}
+    return build("evaluation.scheduler_config", lambda: kind.from_config(arguments), {})
+
+
 @dataclasses.dataclass(frozen=True)
 class FrozenModels:
     """What the earlier stages made; all of it optional.
@@ -239,4 +259,4 @@ def check_models(config: TrainConfig, finished: Collection[str] = ()) -> None:
             arguments = {"sample": torch.zeros(1, channels, size, size), "timestep": 0, "encoder_hidden_states": text}
             build("diffusion.unet", unet, arguments)
     if "diffusion" in config.stages:
-        build_scheduler(config, in_pixel_space=True)
+        recommended_scheduler(config, build_scheduler(config, in_pixel_space=True))

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import diffusers
 import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
@@ -25,7 +24,14 @@ from training.data.clip_tokenizer import tokenize
 from training.data.latent_cache import CachedLatents
 from training.engine.random_streams import standard_normal, uniform
 from training.engine.task import Batch, Validation
-from training.tasks.components import FrozenModels, build, build_scheduler, build_unet, downsampling_factor
+from training.tasks.components import (
+    FrozenModels,
+    build,
+    build_scheduler,
+    build_unet,
+    downsampling_factor,
+    recommended_scheduler,
+)
 from training.tasks.parameter_groups import decay_matrices_only
 
 CARD_TEMPLATE = Path(__file__).parents[2] / "model_cards" / "pipeline.md"
@@ -247,22 +253,3 @@ class DiffusionTask:
 
     def _prompts(self) -> list[str]:
         return self.config.evaluation.validation_prompts or list(dict.fromkeys(self.captions))[:_PICTURES]
-
-
-def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler) -> Any:
-    """Build the scheduler that is published: a class by name, with the forward process of training.
-
-    Raises:
-        ConfigError: If there is no such class, or it refuses the keys.
-    """
-    evaluation = config.evaluation
-    kind = {"SDDDPMScheduler": SDDDPMScheduler}.get(evaluation.scheduler) or getattr(
-        diffusers, evaluation.scheduler, None
-    )
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise ConfigError(
-            f"evaluation.scheduler = {evaluation.scheduler!r}: must be SDDDPMScheduler or a scheduler of diffusers, "
-            "such as DDIMScheduler or DPMSolverMultistepScheduler"
-        )
-    arguments = {**scheduler.config, **evaluation.scheduler_config}
-    return build("evaluation.scheduler_config", lambda: kind.from_config(arguments), {})

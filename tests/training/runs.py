@@ -1,0 +1,120 @@
+"""Tiny but real runs of the training command, in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+TRAIN = ROOT / "training" / "train.py"
+TIMEOUT = 300
+
+
+def tiny_config(output_dir: Path, **top_level: Any) -> dict[str, Any]:
+    """Make a configuration whose three stages take a few seconds."""
+    optimisation = {"max_train_steps": 4, "train_batch_size": 8, "logging_steps": 1, "learning_rate": 1e-3}
+    return {
+        "output_dir": str(output_dir),
+        "report_to": "none",
+        "data": {"dataset": "digits", "resolution": 32},
+        "text_encoder": {
+            **optimisation,
+            "vocab_size": 600,
+            "projection_dim": 8,
+            "model": {
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "max_position_embeddings": 12,
+            },
+            "vision_model": {
+                "hidden_size": 16,
+                "intermediate_size": 32,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "patch_size": 16,
+            },
+        },
+        "autoencoder": {
+            **optimisation,
+            "vae": {
+                "block_out_channels": [4, 8, 8],
+                "down_block_types": ["DownEncoderBlock2D"] * 3,
+                "up_block_types": ["UpDecoderBlock2D"] * 3,
+                "layers_per_block": 1,
+                "norm_num_groups": 4,
+            },
+        },
+        "diffusion": {
+            **optimisation,
+            "lr_scheduler": "cosine",
+            "lr_warmup_steps": 2,
+            "cache_latents": True,
+            "unet": {
+                "block_out_channels": [8, 16],
+                "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+                "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+                "layers_per_block": 1,
+                "attention_head_dim": 2,
+                "norm_num_groups": 4,
+            },
+        },
+        "evaluation": {
+            "num_inference_steps": 2,
+            "guidance_scale": 2.0,
+            "validation_prompts": ["a handwritten seven"],
+        },
+        **top_level,
+    }
+
+
+def write_config(file: Path, config: dict[str, Any]) -> Path:
+    """Write a configuration as YAML."""
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return file
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return the environment of a training process: two threads at most, nothing of the network."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}
+
+
+def launch_command(arguments: Sequence[str], num_processes: int = 1) -> list[str]:
+    """Build the command of a run under accelerate; more processes talk over gloo."""
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--dynamo_backend", "no"]
+    launcher += ["--mixed_precision", "no", "--num_processes", str(num_processes)]
+    if num_processes > 1:
+        launcher += ["--multi_gpu", "--main_process_port", "0"]
+    return [*launcher, str(TRAIN), *arguments]
+
+
+def run_training(arguments: Sequence[str], num_processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run the training command to its end."""
+    variables = {"ACCELERATE_USE_CPU": "true"} if num_processes > 1 else {}
+    if num_processes == 1:
+        command = [sys.executable, str(TRAIN), *arguments]
+    else:
+        command = launch_command(arguments, num_processes)
+    return subprocess.run(
+        command, env=environment(**variables), capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT, check=False
+    )
+
+
+def rows(output_dir: Path, stage: str) -> list[dict[str, Any]]:
+    """Read a stage's rows of `metrics.jsonl`, those of logged steps only."""
+    lines = (output_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [row for row in map(json.loads, lines) if row["stage"] == stage and "loss" in row]
+
+
+def status(output_dir: Path) -> dict[str, Any]:
+    """Read `status.json`."""
+    content: dict[str, Any] = json.loads((output_dir / "status.json").read_text(encoding="utf-8"))
+    return content

@@ -1,0 +1,261 @@
+"""Whole runs of the training command as processes: from nothing to a repository, stopped, resumed, on two processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from tests.training.runs import (
+    ROOT,
+    TIMEOUT,
+    environment,
+    launch_command,
+    rows,
+    run_training,
+    status,
+    tiny_config,
+    write_config,
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of all three stages, started through accelerate."""
+    folder = tmp_path_factory.mktemp("finished")
+    config = write_config(folder / "run.yaml", tiny_config(folder / "out"))
+    command = launch_command(["--config", str(config)])
+    process = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, cwd=folder)
+    assert process.returncode == 0, process.stderr
+    return config, folder / "out"
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != "status.json"
+    }
+
+
+def test_a_run_leaves_what_it_promises(finished):
+    _, out = finished
+    assert status(out)["state"] == "finished"
+    assert status(out)["exit_code"] == 0
+    for stage in ("text_encoder", "autoencoder", "diffusion"):
+        assert [row["step"] for row in rows(out, stage)] == [1, 2, 3, 4]
+        assert all(row["images_per_second"] > 0 for row in rows(out, stage))
+        assert (out / stage / "checkpoint-4" / "manifest.json").is_file()
+    assert yaml.safe_load((out / "config.yaml").read_text())["mixed_precision"] == "no"
+    assert (out / "pipeline" / "README.md").read_text().startswith("---\n")
+    index = json.loads((out / "pipeline" / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionPipeline"
+    assert index["_sd_pipeline"]["num_inference_steps"] == 2
+
+
+GENERATE = """
+import sys, torch
+if {blocked}:
+    class Blocker:
+        def find_spec(self, name, path=None, target=None):
+            if name == "sd_pipeline" or name.startswith("sd_pipeline."):
+                raise ImportError(name)
+    sys.meta_path.insert(0, Blocker())
+    from diffusers import DiffusionPipeline as Pipeline
+else:
+    from sd_pipeline import SDPipeline as Pipeline
+pipe = Pipeline.from_pretrained({folder!r})
+generator = torch.Generator().manual_seed(3)
+image = pipe("a handwritten three", num_inference_steps=2, guidance_scale=2.0, generator=generator, output_type="np")
+torch.save(torch.from_numpy(image.images), {target!r})
+"""
+
+
+def test_the_result_gives_the_same_image_here_and_in_plain_diffusers(finished, tmp_path):
+    _, out = finished
+    images = []
+    for blocked in (True, False):
+        target = str(tmp_path / f"{blocked}.pt")
+        code = GENERATE.format(blocked=blocked, folder=str(out / "pipeline"), target=target)
+        subprocess.run([sys.executable, "-c", code], env=environment(), check=True, timeout=TIMEOUT, cwd=tmp_path)
+        images.append(torch.load(target, weights_only=True))
+    assert (images[0] - images[1]).abs().max() <= 1e-4
+
+
+def test_the_same_command_again_does_nothing(finished):
+    config, out = finished
+    before = snapshot(out)
+    process = run_training(["--config", str(config)])
+    assert process.returncode == 0, process.stderr
+    assert snapshot(out) == before
+
+
+def test_another_configuration_is_refused_and_changes_nothing(finished):
+    config, out = finished
+    before = snapshot(out)
+    process = run_training(["--config", str(config), "--diffusion.learning_rate=0.5", "--seed=9"])
+    assert process.returncode == 2
+    assert "diffusion.learning_rate: 0.001 -> 0.5" in process.stderr
+    assert "seed: 0 -> 9" in process.stderr
+    assert "Traceback" not in process.stderr
+    assert snapshot(out) == before
+    assert status(out)["state"] == "bad_input"
+
+
+def copy_of(finished_out: Path, target: Path) -> Path:
+    """Copy what the first two stages made, so that a run can go on from there."""
+    shutil.copytree(finished_out, target)
+    shutil.rmtree(target / "diffusion")
+    shutil.rmtree(target / "pipeline")
+    lines = (target / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (target / "metrics.jsonl").write_text("".join(line for line in lines if '"diffusion"' not in line))
+    return target
+
+
+def final_state(out: Path, step: int) -> dict[str, torch.Tensor]:
+    tensors = {}
+    for file in (out / "diffusion" / f"checkpoint-{step}").glob("*.safetensors"):
+        tensors.update({f"{file.stem}/{key}": value for key, value in load_file(file).items()})
+    return tensors
+
+
+def test_a_stopped_run_goes_on_to_the_bit(finished, tmp_path):
+    """A SIGTERM to the launcher's process group saves and ends; the same command again ends as if nothing had been."""
+    config, out = finished
+    arguments = ["--config", str(config), "--diffusion.max_train_steps=30", "--diffusion.checkpointing_steps=1000"]
+    straight, stopped = copy_of(out, tmp_path / "straight"), copy_of(out, tmp_path / "stopped")
+    assert run_training([*arguments, f"--output_dir={straight}"]).returncode == 0
+
+    command = launch_command([*arguments, f"--output_dir={stopped}"])
+    process = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
+    deadline = time.monotonic() + TIMEOUT
+    while len(rows(stopped, "diffusion")) < 5 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=TIMEOUT)
+    while status(stopped)["state"] == "running" and time.monotonic() < deadline:
+        time.sleep(0.1)  # the launcher may end before its child has saved
+    assert status(stopped) == {**status(stopped), "state": "stopped", "exit_code": 75}
+    saved = rows(stopped, "diffusion")[-1]["step"]
+    assert 5 <= saved < 30
+
+    assert run_training([*arguments, f"--output_dir={stopped}"]).returncode == 0
+    expected, found = final_state(straight, 30), final_state(stopped, 30)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+    assert [(row["step"], row["loss"]) for row in rows(stopped, "diffusion")] == [
+        (row["step"], row["loss"]) for row in rows(straight, "diffusion")
+    ]
+    for name in ("unet/diffusion_pytorch_model.safetensors", "text_encoder/model.safetensors"):
+        assert (straight / "pipeline" / name).read_bytes() == (stopped / "pipeline" / name).read_bytes()
+
+
+def test_a_finished_run_can_be_made_longer(finished, tmp_path):
+    config, out = finished
+    longer = tmp_path / "longer"
+    shutil.copytree(out, longer)
+    process = run_training(["--config", str(config), f"--output_dir={longer}", "--diffusion.max_train_steps=6"])
+    assert process.returncode == 0, process.stderr
+    assert [row["step"] for row in rows(longer, "diffusion")] == [1, 2, 3, 4, 5, 6]
+    refused = run_training(["--config", str(config), f"--output_dir={longer}", "--diffusion.max_train_steps=5"])
+    assert refused.returncode == 2
+    assert "may only grow" in refused.stderr
+
+
+def test_two_processes_train_as_one(finished, tmp_path):
+    """The same global batch as 1 x 8, 1 x (2 accumulated 4), 2 x 4: the same losses and weights to rounding."""
+    config, out = finished
+    splits = {"one": (1, 8, 1), "accumulated": (1, 4, 2), "two": (2, 4, 1)}
+    losses, weights = {}, {}
+    for name, (num_processes, batch_size, accumulation) in splits.items():
+        target = copy_of(out, tmp_path / name)
+        arguments = [
+            *("--config", str(config), f"--output_dir={target}", "--diffusion.max_train_steps=10"),
+            f"--diffusion.train_batch_size={batch_size}",
+            f"--diffusion.gradient_accumulation_steps={accumulation}",
+        ]
+        process = run_training(arguments, num_processes)
+        assert process.returncode == 0, process.stderr
+        assert status(target)["state"] == "finished"
+        losses[name] = torch.tensor([row["loss"] for row in rows(target, "diffusion")])
+        weights[name] = final_state(target, 10)
+    for name in ("accumulated", "two"):
+        assert (losses[name] - losses["one"]).abs().max() <= 1e-5
+        for key, value in weights["one"].items():
+            if key.startswith("model/"):
+                torch.testing.assert_close(weights[name][key], value, atol=1e-4, rtol=1e-3)
+
+
+def test_two_processes_train_every_stage(tmp_path):
+    """Contrastive training compares the pairs of both processes; the autoencoder synchronises its gradients."""
+    config = tiny_config(tmp_path / "out")
+    for stage in ("text_encoder", "autoencoder", "diffusion"):
+        config[stage] |= {"train_batch_size": 4, "max_train_steps": 3}
+    process = run_training(["--config", str(write_config(tmp_path / "run.yaml", config))], num_processes=2)
+    assert process.returncode == 0, process.stderr
+    one = tiny_config(tmp_path / "one")
+    for stage in ("text_encoder", "autoencoder", "diffusion"):
+        one[stage] |= {"train_batch_size": 8, "max_train_steps": 3}
+    process = run_training(["--config", str(write_config(tmp_path / "one.yaml", one))])
+    assert process.returncode == 0, process.stderr
+    for stage in ("text_encoder", "autoencoder", "diffusion"):
+        pairs = zip(rows(tmp_path / "out", stage), rows(tmp_path / "one", stage), strict=True)
+        assert all(abs(two["loss"] - one["loss"]) <= 1e-3 for two, one in pairs)
+
+
+def test_resuming_with_another_global_batch_is_refused(finished, tmp_path):
+    config, out = finished
+    longer = tmp_path / "longer"
+    shutil.copytree(out, longer)
+    process = run_training(
+        [
+            *("--config", str(config), f"--output_dir={longer}"),
+            *("--diffusion.max_train_steps=6", "--diffusion.train_batch_size=4"),
+        ]
+    )
+    assert process.returncode == 2
+    assert "the product must stay 8" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("stages", "changes"),
+    [
+        (["autoencoder", "diffusion"], {}),
+        (["diffusion"], {"cache_latents": False}),
+        (["text_encoder", "diffusion"], {"cache_latents": False}),
+        (["text_encoder", "autoencoder", "diffusion"], {"joint": True}),
+    ],
+    ids=["unconditional in latent space", "unconditional in pixel space", "text in pixel space", "joint text encoder"],
+)
+def test_other_kinds_of_models_train_and_sample(tmp_path, stages, changes):
+    config = tiny_config(tmp_path / "out", stages=stages)
+    config["diffusion"] |= {key: value for key, value in changes.items() if key != "joint"}
+    if "text_encoder" not in stages:
+        unet = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "mid_block_type": "UNetMidBlock2D"}
+        config["diffusion"]["unet"] |= {**unet, "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
+    if changes.get("joint"):
+        config["text_encoder"]["training"] = "joint"
+    process = run_training(["--config", str(write_config(tmp_path / "run.yaml", config))])
+    assert process.returncode == 0, process.stderr
+    from sd_pipeline import SDPipeline
+
+    pipe = SDPipeline.from_pretrained(tmp_path / "out" / "pipeline")
+    condition = {"prompt": "a handwritten one"} if "text_encoder" in stages else {"batch_size": 1}
+    assert pipe(**condition).images[0].size == (32, 32)
+    if changes.get("joint"):
+        trained = load_file(tmp_path / "out" / "diffusion" / "checkpoint-4" / "model.safetensors")
+        start = load_file(tmp_path / "out" / "text_encoder" / "final" / "text_encoder" / "model.safetensors")
+        name = "encoder.layers.0.mlp.fc1.weight"
+        before = next(value for key, value in start.items() if key.endswith(name))
+        after = next(value for key, value in trained.items() if key.startswith("text_encoder") and key.endswith(name))
+        assert not torch.equal(before, after)
