@@ -75,8 +75,8 @@ def train(config: TrainConfig, stop_signal: StopSignal) -> None:
     for stage in pending:
         if stage != "diffusion" and folder.has_begun("diffusion"):
             raise ConfigError(
-                f"{stage} would be trained (again), but diffusion in {folder.path} has begun to learn from its output; "
-                "take a new output_dir"
+                f"{stage} would be trained (again), but diffusion in {folder.path} has begun to learn from its "
+                "output; take a new output_dir"
             )
     if not pending:
         return

@@ -1,0 +1,238 @@
+"""The blocks of a configuration that say how a stage is trained and what its models are. Imports nothing here.
+
+The keys of a model are the arguments of its class; a model block that is given replaces the default as a whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+LearningRateSchedule = Literal[
+    "constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"
+]
+
+
+class ConfigError(ValueError):
+    """A key of the configuration has an impossible value. The message is one line that names the key."""
+
+
+def require(condition: bool, key: str, value: object, allowed: str) -> None:
+    """Raise a one-line `ConfigError` that names the key, its value and what is allowed, unless `condition` holds."""
+    if not condition:
+        raise ConfigError(f"{key} = {value!r}: must be {allowed}")
+
+
+def _default_text_model() -> dict[str, Any]:
+    return {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 4, "num_attention_heads": 4}
+
+
+def _default_vision_model() -> dict[str, Any]:
+    return {
+        "hidden_size": 192,
+        "intermediate_size": 768,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "patch_size": 8,
+    }
+
+
+def _default_vae() -> dict[str, Any]:
+    return {
+        "block_out_channels": [32, 64, 128],
+        "down_block_types": ["DownEncoderBlock2D"] * 3,
+        "up_block_types": ["UpDecoderBlock2D"] * 3,
+        "layers_per_block": 1,
+        "latent_channels": 4,
+    }
+
+
+def _default_unet() -> dict[str, Any]:
+    return {
+        "block_out_channels": [96, 192, 288],
+        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
+        "layers_per_block": 1,
+        "attention_head_dim": 6,
+    }
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """How one stage is optimised; the words are those of diffusers' training scripts.
+
+    Args:
+        max_train_steps: Optimizer updates.
+        train_batch_size: Images of one process in one micro-batch.
+        gradient_accumulation_steps: Micro-batches of one update.
+        learning_rate: Peak learning rate.
+        lr_scheduler: Shape of the learning rate over the updates.
+        lr_warmup_steps: Updates over which the learning rate rises from zero.
+        adam_beta1: First moment's decay of AdamW.
+        adam_beta2: Second moment's decay of AdamW.
+        adam_weight_decay: Decoupled weight decay, on matrices and convolutions only.
+        adam_epsilon: Added to the root of the second moment.
+        max_grad_norm: Global gradient norm at which gradients are clipped.
+        use_ema: Keep, validate and export a float32 moving average of the weights.
+        ema_decay: Its decay, approached from below as (1 + step) / (10 + step).
+        gradient_checkpointing: Recompute activations in the backward pass, to save memory.
+        checkpointing_steps: Updates between two training states.
+        checkpoints_total_limit: How many training states are kept; null keeps all.
+        validation_steps: Updates between two validations; null validates at the end only.
+        logging_steps: Updates between two rows of `metrics.jsonl`.
+    """
+
+    max_train_steps: int = 10_000
+    train_batch_size: int = 32
+    gradient_accumulation_steps: int = 1
+    learning_rate: float = 1e-4
+    lr_scheduler: LearningRateSchedule = "constant"
+    lr_warmup_steps: int = 0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_weight_decay: float = 0.01
+    adam_epsilon: float = 1e-8
+    max_grad_norm: float = 1.0
+    use_ema: bool = True
+    ema_decay: float = 0.9999
+    gradient_checkpointing: bool = False
+    checkpointing_steps: int = 500
+    checkpoints_total_limit: int | None = 2
+    validation_steps: int | None = None
+    logging_steps: int = 10
+
+    @property
+    def stage(self) -> str:
+        """The name of the block in the configuration."""
+        raise NotImplementedError
+
+    def __post_init__(self) -> None:
+        for name in ("train_batch_size", "gradient_accumulation_steps", "checkpointing_steps", "logging_steps"):
+            require(getattr(self, name) >= 1, f"{self.stage}.{name}", getattr(self, name), "at least 1")
+        for name in ("max_train_steps", "lr_warmup_steps", "adam_weight_decay"):
+            require(getattr(self, name) >= 0, f"{self.stage}.{name}", getattr(self, name), "at least 0")
+        for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
+            require(0 < getattr(self, name) < float("inf"), f"{self.stage}.{name}", getattr(self, name), "above 0")
+        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+            require(0 <= getattr(self, name) < 1, f"{self.stage}.{name}", getattr(self, name), "in [0, 1)")
+        for name in ("checkpoints_total_limit", "validation_steps"):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f"{self.stage}.{name}", value, "at least 1, or null")
+        has_warmup = self.lr_scheduler != "constant" or self.lr_warmup_steps == 0
+        require(
+            has_warmup,
+            f"{self.stage}.lr_warmup_steps",
+            self.lr_warmup_steps,
+            "0 with lr_scheduler 'constant', which has no warm-up ('constant_with_warmup' has)",
+        )
+
+
+@dataclass(frozen=True)
+class TextEncoderConfig(StageConfig):
+    """The tokenizer and the text encoder.
+
+    Args:
+        training: `contrastive` trains with an image tower on the run's images and captions; `joint` starts from
+            random (or pretrained) weights and learns with the U-Net; `frozen` uses pretrained weights as they are.
+        pretrained_model_name_or_path: Repository or folder with `text_encoder` and `tokenizer`; null trains both.
+        vocab_size: Largest size of the vocabulary of a tokenizer trained on the captions.
+        model: Keyword arguments of `CLIPTextConfig`; the vocabulary comes from the tokenizer.
+        vision_model: Keyword arguments of `CLIPVisionConfig`, the image tower of contrastive training.
+        projection_dim: Size of the space in which texts and images are compared.
+    """
+
+    training: Literal["contrastive", "joint", "frozen"] = "contrastive"
+    pretrained_model_name_or_path: str | None = None
+    vocab_size: int = 8192
+    model: dict[str, Any] = field(default_factory=_default_text_model)
+    vision_model: dict[str, Any] = field(default_factory=_default_vision_model)
+    projection_dim: int = 256
+
+    @property
+    def stage(self) -> str:
+        """The name of the block in the configuration."""
+        return "text_encoder"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.projection_dim >= 1, "text_encoder.projection_dim", self.projection_dim, "at least 1")
+        require(self.vocab_size >= 514, "text_encoder.vocab_size", self.vocab_size, "at least 514 (bytes and marks)")
+        path = self.pretrained_model_name_or_path
+        if self.training == "frozen":
+            require(bool(path), "text_encoder.pretrained_model_name_or_path", path, "given when training is 'frozen'")
+        if self.training == "contrastive":
+            key = "text_encoder.pretrained_model_name_or_path"
+            require(path is None, key, path, "null when training is 'contrastive', which trains from nothing")
+            require(
+                self.gradient_accumulation_steps == 1,
+                "text_encoder.gradient_accumulation_steps",
+                self.gradient_accumulation_steps,
+                "1, since a contrastive loss compares all pairs of a batch and is no mean over micro-batches",
+            )
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig(StageConfig):
+    """The KL autoencoder, trained on the evidence lower bound.
+
+    Args:
+        vae: Keyword arguments of `SDAutoencoderKL`.
+        likelihood: `gaussian` (report eq. 8-9) or `bernoulli` (binary cross-entropy).
+        likelihood_std: Standard deviation of the Gaussian likelihood, in units of pixel values in [-1, 1].
+        kl_scale: Factor of the KL divergence; 1 is the bound itself.
+    """
+
+    vae: dict[str, Any] = field(default_factory=_default_vae)
+    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
+    likelihood_std: float = 0.1
+    kl_scale: float = 1.0
+
+    @property
+    def stage(self) -> str:
+        """The name of the block in the configuration."""
+        return "autoencoder"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.likelihood_std > 0, "autoencoder.likelihood_std", self.likelihood_std, "above 0")
+        require(self.kl_scale >= 0, "autoencoder.kl_scale", self.kl_scale, "at least 0")
+
+
+@dataclass(frozen=True)
+class DiffusionConfig(StageConfig):
+    """The U-Net.
+
+    Args:
+        unet: Keyword arguments of `SDUNet2DConditionModel`. Channels, sample size and cross-attention size follow
+            from the autoencoder and the text encoder where they are not given.
+        scheduler: Keyword arguments of `SDDDPMScheduler`.
+        proportion_empty_prompts: Part of the captions that is dropped, for classifier-free guidance.
+        snr_gamma: Gamma of min-SNR weighting (5 is usual); null weights all timesteps alike (Algorithm 1).
+        noise_offset: Standard deviation of noise that is equal over an image, a channel.
+        cache_latents: Encode every image once, before training; only for images that are not augmented.
+        text_encoder_learning_rate: Peak learning rate of a jointly trained text encoder; null takes `learning_rate`.
+    """
+
+    unet: dict[str, Any] = field(default_factory=_default_unet)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    proportion_empty_prompts: float = 0.1
+    snr_gamma: float | None = None
+    noise_offset: float = 0.0
+    cache_latents: bool = False
+    text_encoder_learning_rate: float | None = None
+
+    @property
+    def stage(self) -> str:
+        """The name of the block in the configuration."""
+        return "diffusion"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        proportion = self.proportion_empty_prompts
+        require(0 <= proportion <= 1, "diffusion.proportion_empty_prompts", proportion, "in [0, 1]")
+        require(
+            self.snr_gamma is None or self.snr_gamma > 0, "diffusion.snr_gamma", self.snr_gamma, "above 0, or null"
+        )
+        require(self.noise_offset >= 0, "diffusion.noise_offset", self.noise_offset, "at least 0")
+        rate = self.text_encoder_learning_rate
+        require(rate is None or rate > 0, "diffusion.text_encoder_learning_rate", rate, "above 0, or null")
