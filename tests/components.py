@@ -5,11 +5,13 @@ Images are 32x32, latents 8x8 with 4 channels, prompts 16 tokens long.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sd_pipeline import SDAutoencoderKL, SDDDPMScheduler, SDUNet2DConditionModel
@@ -26,9 +28,20 @@ HIDDEN_SIZE = 32
 
 
 def tiny_tokenizer() -> CLIPTokenizer:
-    """Train a CLIP byte-pair tokenizer on a few captions."""
-    empty = CLIPTokenizer(model_max_length=MAX_LENGTH)
-    return empty.train_new_from_iterator(CAPTIONS * 4, vocab_size=320)
+    """Train a CLIP byte-pair tokenizer on a few captions. It is the same in every process."""
+    like_clip = CLIPTokenizer().backend_tokenizer
+    byte_pairs = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    byte_pairs.normalizer, byte_pairs.pre_tokenizer = like_clip.normalizer, like_clip.pre_tokenizer
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    # Given in advance, letters are numbered in this order. Otherwise those that end words are numbered in the order of
+    # a hash map, and pairs of equal frequency are merged in another order each time.
+    tokens = ["<|startoftext|>", "<|endoftext|>", *letters, *(letter + "</w>" for letter in letters)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=len(tokens) + 40, special_tokens=tokens, end_of_word_suffix="</w>", show_progress=False
+    )
+    byte_pairs.train_from_iterator(CAPTIONS * 4, trainer)
+    merges = [tuple(pair) for pair in json.loads(byte_pairs.to_str())["model"]["merges"]]
+    return CLIPTokenizer(vocab=byte_pairs.get_vocab(), merges=merges, model_max_length=MAX_LENGTH)
 
 
 def tiny_text_encoder(tokenizer: CLIPTokenizer, seed: int = 0) -> CLIPTextModel:

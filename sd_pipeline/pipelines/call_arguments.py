@@ -54,18 +54,21 @@ def check_count(name: str, value: Any) -> None:
     require(_is_count(value), name, value, "an integer of at least 1")
 
 
-def check_clip_skip(clip_skip: Any, num_layers: int) -> None:
+def check_clip_skip(clip_skip: Any, num_layers: int | None) -> None:
     """Check how many of the text encoder's last layers are to be left out.
 
     Args:
         clip_skip (`int`, *optional*): At least 0.
-        num_layers (`int`): Layers of the text encoder; its embedding alone can be used too.
+        num_layers (`int`, *optional*): Layers of the text encoder, if there is one.
 
     Raises:
         ValueError: If it is something else.
     """
+    if num_layers is None:
+        require(clip_skip is None, "clip_skip", clip_skip, "left out: the model has no text encoder")
+        return
     fits = clip_skip is None or (isinstance(clip_skip, int) and 0 <= clip_skip <= num_layers)
-    require(fits, "clip_skip", clip_skip, f"an integer from 0 to {num_layers}, or None")
+    require(fits, "clip_skip", clip_skip, f"an integer from 0 to {num_layers}")
 
 
 def check_numbers(num_inference_steps: Any, guidance_scale: Any, guidance_rescale: Any, eta: Any) -> None:
@@ -115,9 +118,7 @@ def check_image_size(height: Any, width: Any, multiple: int) -> None:
     """
     for name, value in (("height", height), ("width", width)):
         fits = _is_count(value) and value % multiple == 0
-        require(
-            fits, name, value, f"a positive multiple of {multiple}" if multiple > 1 else "an integer of at least 1"
-        )
+        require(fits, name, value, f"a positive multiple of {multiple}")
 
 
 def check_tensor(name: str, tensor: Any, shape: Sequence[int | None]) -> None:
@@ -151,30 +152,37 @@ def check_generator(generator: Any, batch_size: int) -> None:
         ValueError: If it is something else, or a list of another length.
     """
     if isinstance(generator, (list, tuple)):
+        fits = len(generator) == batch_size
         require(
-            len(generator) == batch_size, "generator", f"a list of {len(generator)}", f"one for {batch_size} images"
+            fits, "generator", f"a list of {len(generator)}", f"one, or a list of {batch_size}, one for each image"
         )
     generators = generator if isinstance(generator, (list, tuple)) else [generator]
     fits = generator is None or all(isinstance(one, torch.Generator) for one in generators)
     require(fits, "generator", generator, "a torch.Generator or a list of them")
 
 
-def check_output(output_type: Any, callback_tensor_inputs: Any, allowed_tensor_inputs: Sequence[str]) -> None:
-    """Check what comes out, at the end and at each step.
+def check_options(
+    output_type: Any, cross_attention_kwargs: Any, callback: Any, callback_tensors: Any, allowed_tensors: Sequence[str]
+) -> None:
+    """Check what comes out, at the end and at each step, and what goes into the attention.
 
     Args:
         output_type (`str`): One of `OUTPUT_TYPES`.
-        callback_tensor_inputs (`list[str]`): What the callback asks for.
-        allowed_tensor_inputs (sequence of `str`): What it may ask for.
+        cross_attention_kwargs (`dict[str, Any]`, *optional*): As in a call.
+        callback (callable, *optional*): Called at each step.
+        callback_tensors (`list[str]`): What it asks for.
+        allowed_tensors (sequence of `str`): What it may ask for.
 
     Raises:
         ValueError: If something else is asked for.
     """
     require(output_type in OUTPUT_TYPES, "output_type", output_type, f"one of {', '.join(OUTPUT_TYPES)}")
-    is_list = isinstance(callback_tensor_inputs, (list, tuple))
-    fits = is_list and all(name in allowed_tensor_inputs for name in callback_tensor_inputs)
-    allowed = f"a list of some of {', '.join(allowed_tensor_inputs)}"
-    require(fits, "callback_on_step_end_tensor_inputs", callback_tensor_inputs, allowed)
+    is_mapping = cross_attention_kwargs is None or isinstance(cross_attention_kwargs, dict)
+    require(is_mapping, "cross_attention_kwargs", cross_attention_kwargs, "a dict")
+    require(callback is None or callable(callback), "callback_on_step_end", callback, "callable")
+    fits = isinstance(callback_tensors, (list, tuple)) and all(name in allowed_tensors for name in callback_tensors)
+    allowed = f"a list of some of {', '.join(allowed_tensors)}"
+    require(fits, "callback_on_step_end_tensor_inputs", callback_tensors, allowed)
 
 
 def _is_count(value: Any) -> bool:

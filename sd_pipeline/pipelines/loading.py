@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub.errors import HFValidationError
 from transformers import CLIPTextConfig, CLIPTextModel
-from typing_extensions import Self
 
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
 from sd_pipeline.publishing import stock_layout
 from sd_pipeline.publishing.repository_check import ModelFactory, check_repository
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 COMPONENTS: dict[str, ModelFactory | None] = {
     "vae": SDAutoencoderKL.from_config,

@@ -168,7 +168,13 @@ class SDBasePipeline(StockRepositoryPipeline):
             ValueError: If they do not.
         """
         if not self.takes_prompts:
-            return check_no_prompts(batch_size, prompt=prompt, prompt_embeds=prompt_embeds)
+            return check_no_prompts(
+                batch_size,
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                prompt_embeds=prompt_embeds,
+                negative_prompt_embeds=negative_prompt_embeds,
+            )
         require(batch_size is None, "batch_size", batch_size, "left out: this model makes an image for each prompt")
         return check_prompts(
             prompt,

@@ -11,7 +11,7 @@ from sd_pipeline.pipelines.call_arguments import (
     check_clip_skip,
     check_count,
     check_generator,
-    check_output,
+    check_options,
     check_tensor,
 )
 from sd_pipeline.pipelines.denoising import DenoisingInputs, denoise
@@ -134,8 +134,6 @@ class SDPipeline(SDBasePipeline):
                 done then.
             FloatingPointError: If the model produced values that are not finite.
         """
-        if isinstance(callback_on_step_end, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_on_step_end_tensor_inputs = callback_on_step_end.tensor_inputs
         # Everything is checked before anything is done.
         self.check_components()
         numbers = self.fill_in_recommended(
@@ -150,10 +148,12 @@ class SDPipeline(SDBasePipeline):
         shape = self.latents_shape(num_prompts * num_images_per_prompt, height, width)
         if latents is not None:
             check_tensor("latents", latents, shape)
-        if clip_skip is not None:
-            check_clip_skip(clip_skip, self.text_encoder.config.num_hidden_layers)
+        check_clip_skip(clip_skip, self.text_encoder and self.text_encoder.config.num_hidden_layers)
         check_generator(generator, shape[0])
-        check_output(output_type, callback_on_step_end_tensor_inputs, CALLBACK_TENSORS)
+        callback, callback_tensors = callback_on_step_end, callback_on_step_end_tensor_inputs
+        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+            callback_tensors = callback.tensor_inputs
+        check_options(output_type, cross_attention_kwargs, callback, callback_tensors, CALLBACK_TENSORS)
 
         device = self._execution_device
         timesteps_to_take = set_timesteps(self.scheduler, numbers["num_inference_steps"], timesteps, sigmas, device)
@@ -181,7 +181,7 @@ class SDPipeline(SDBasePipeline):
             generator=generator,
             cross_attention_kwargs=cross_attention_kwargs,
         )
-        after_step = follow_callback(self, callback_on_step_end, callback_on_step_end_tensor_inputs, negative_embeds)
+        after_step = follow_callback(self, callback, callback_tensors, negative_embeds)
         latents = denoise(self.unet, self.scheduler, inputs, after_step, self.progress_bar)
         images = self.decode_latents(latents, output_type, generator)
         self.maybe_free_model_hooks()

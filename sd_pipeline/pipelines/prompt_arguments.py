@@ -37,21 +37,17 @@ def check_prompts(
     _check_one_kind("prompt", prompt, prompt_embeds, has_text_encoder, cross_attention_dim)
     _check_one_kind("negative_prompt", negative_prompt, negative_prompt_embeds, has_text_encoder, cross_attention_dim)
     if prompt is None and prompt_embeds is None:
-        needed = (
-            "`prompt` or `prompt_embeds`" if has_text_encoder else "`prompt_embeds` (the model has no text encoder)"
+        choice = (
+            "`prompt` or `prompt_embeds`" if has_text_encoder else "`prompt_embeds`: the model has no text encoder"
         )
-        raise ValueError(f"nothing says what the images shall show; give {needed}")
+        raise ValueError(f"neither prompt nor embeddings are given; give {choice}")
     if is_guided and negative_prompt_embeds is None and not has_text_encoder:
-        raise ValueError(
-            "guidance needs `negative_prompt_embeds`, since the model has no text encoder; or give guidance_scale=1"
-        )
+        raise ValueError("without a text encoder guidance needs `negative_prompt_embeds`; or give guidance_scale=1")
 
     num_prompts = len(prompt_embeds) if prompt_embeds is not None else 1 if isinstance(prompt, str) else len(prompt)
     if isinstance(negative_prompt, list):
         fits = len(negative_prompt) == num_prompts
-        require(
-            fits, "negative_prompt", negative_prompt, f"one string, or a list of {num_prompts}, one for each prompt"
-        )
+        require(fits, "negative_prompt", negative_prompt, f"a string, or a list of {num_prompts}, one for each prompt")
     if prompt_embeds is not None and negative_prompt_embeds is not None:
         shape, negative_shape = tuple(prompt_embeds.shape), tuple(negative_prompt_embeds.shape)
         require(shape == negative_shape, "negative_prompt_embeds", f"of shape {negative_shape}", f"of shape {shape}")

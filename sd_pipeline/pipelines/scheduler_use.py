@@ -81,8 +81,10 @@ def set_timesteps(
         `torch.Tensor` of shape `(num_timesteps,)`: more than `num_inference_steps` for schedulers of higher order.
 
     Raises:
-        ValueError: If the scheduler does not take custom timesteps or sigmas, or refuses these.
+        ValueError: If both are given, or the scheduler does not take one of them, or refuses the values.
     """
+    if timesteps is not None and sigmas is not None:
+        raise ValueError("`timesteps` and `sigmas` are both given; give one of them")
     custom = {name: value for name, value in (("timesteps", timesteps), ("sigmas", sigmas)) if value is not None}
     accepted = inspect.signature(scheduler.set_timesteps).parameters
     for name in custom:

@@ -89,9 +89,7 @@ def index_from_stock(index: Mapping[str, Any]) -> dict[str, Any]:
     facts = index.get(FACTS_KEY, {})
     components = facts.get("components", {}) if isinstance(facts, dict) else None
     if not isinstance(components, dict) or not all(_is_ours_or_absent(entry) for entry in components.values()):
-        raise ValueError(
-            f"model_index.json: `{FACTS_KEY}` is {facts!r}; it must map components to classes of this package"
-        )
+        raise ValueError(f"model_index.json: `{FACTS_KEY}` is {facts!r}, which this package does not write")
     config = {key: value for key, value in index.items() if key not in (FACTS_KEY, "requires_safety_checker")}
     config.update(components)
     for name, entry in config.items():
