@@ -32,21 +32,20 @@ def train_clip_tokenizer(captions: Iterable[str], vocab_size: int, model_max_len
     byte_pairs = Tokenizer(models.BPE(end_of_word_suffix=_END_OF_WORD))
     byte_pairs.normalizer = template.normalizer
     byte_pairs.pre_tokenizer = template.pre_tokenizer
-    # The trainer counts its alphabet as part of the vocabulary, the forms at the end of a word only where they occur.
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    letters = [*alphabet, *(letter + _END_OF_WORD for letter in alphabet)]
+    # As special tokens the letters are numbered in this order. Left to itself the trainer numbers those at the end of
+    # a word in the order of a hash map, which breaks ties between merges in another way each time.
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(_MARKS),
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        special_tokens=letters,
         end_of_word_suffix=_END_OF_WORD,
         show_progress=False,
     )
     byte_pairs.train_from_iterator(captions, trainer)
-
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(letter + _END_OF_WORD for letter in alphabet)]
     merges = [tuple(pair) for pair in json.loads(byte_pairs.to_str())["model"]["merges"]]
-    merges = merges[: vocab_size - len(tokens) - len(_MARKS)]
     # Two merges may give one token ("a" + "bc" and "ab" + "c"); it is listed once.
-    tokens = list(dict.fromkeys([*tokens, *("".join(pair) for pair in merges), *_MARKS]))
+    tokens = list(dict.fromkeys([*letters, *("".join(pair) for pair in merges), *_MARKS]))
     return CLIPTokenizer(
         vocab={token: number for number, token in enumerate(tokens)},
         merges=merges,  # type: ignore[arg-type]

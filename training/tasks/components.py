@@ -186,7 +186,9 @@ def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler) -> An
             f"evaluation.scheduler = {evaluation.scheduler!r}: must be SDDDPMScheduler or a scheduler of diffusers, "
             "such as DDIMScheduler or DPMSolverMultistepScheduler"
         )
-    arguments = {**scheduler.config, **evaluation.scheduler_config}
+    # What the stock pipeline, and so ours, demands of a scheduler beside an autoencoder.
+    offset = {} if scheduler.config["clip_sample"] else {"steps_offset": 1}
+    arguments = {**scheduler.config, **offset, **evaluation.scheduler_config}
     return build("evaluation.scheduler_config", lambda: kind.from_config(arguments), {})
 
 

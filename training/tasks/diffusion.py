@@ -236,7 +236,7 @@ class DiffusionTask:
             name=Path(self.config.output_dir).name,
             repository=f"{self.config.output_dir}/pipeline",
             example_prompt=self._prompts()[0] if has_text else None,
-            loads_in_diffusers=has_text and self.frozen.vae is not None,
+            loads_in_diffusers=has_text and self.frozen.vae is not None and self._predicts_what_stock_knows,
             recommended_call=recommended_call,
             config=dataclasses.asdict(self.config),
         )
@@ -250,6 +250,10 @@ class DiffusionTask:
             recommended_call=recommended_call,
             card=card,
         )
+
+    @property
+    def _predicts_what_stock_knows(self) -> bool:
+        return self.scheduler.config["prediction_type"] != "mean"
 
     def _prompts(self) -> list[str]:
         return self.config.evaluation.validation_prompts or list(dict.fromkeys(self.captions))[:_PICTURES]
