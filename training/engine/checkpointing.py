@@ -123,7 +123,7 @@ def verify_checkpoint(checkpoint: Path) -> None:
                 raise CheckpointError(f"{checkpoint}: {name} is missing")
             if file.stat().st_size != expected["size"] or _sha256(file) != expected["sha256"]:
                 raise CheckpointError(f"{checkpoint}: {name} is damaged (it differs from {MANIFEST})")
-    except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error.__class__.__name__})") from error
 
 
