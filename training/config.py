@@ -101,7 +101,8 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         steps = self.num_inference_steps
         require(steps >= 1, "evaluation.num_inference_steps", steps, "at least 1")
-        require(self.guidance_scale >= 0, "evaluation.guidance_scale", self.guidance_scale, "at least 0")
+        scale = self.guidance_scale
+        require(0 <= scale < float("inf"), "evaluation.guidance_scale", scale, "at least 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,10 @@ class TrainConfig:
         if prediction_type == "mean":
             allowed = "'no' with diffusion.scheduler.prediction_type 'mean', whose x_0 needs float32 predictions"
             require(self.mixed_precision == "no", "mixed_precision", self.mixed_precision, allowed)
+
+        is_augmented = self.data.random_flip or not self.data.center_crop
+        allowed = "false with data.random_flip or without data.center_crop, which change the images each time"
+        require(not (self.diffusion.cache_latents and is_augmented), "diffusion.cache_latents", True, allowed)
 
     def stage(self, name: str) -> StageConfig:
         """Return the block of the stage `name`, without steps where there is nothing to train by itself."""

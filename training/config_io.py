@@ -38,6 +38,7 @@ def config_parser() -> ArgumentParser:
         prog="training/train.py",
         description="Train the stages of a configuration; running the same command again resumes.",
         exit_on_error=False,
+        allow_abbrev=False,
     )
     parser.add_argument("--config", action="config", help="YAML file of the run.")
     parser.add_class_arguments(TrainConfig, None)

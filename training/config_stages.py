@@ -13,6 +13,9 @@ LearningRateSchedule = Literal[
 ]
 
 
+INFINITY = float("inf")
+
+
 class ConfigError(ValueError):
     """A key of the configuration has an impossible value. The message is one line that names the key."""
 
@@ -110,9 +113,11 @@ class StageConfig:
         for name in ("train_batch_size", "gradient_accumulation_steps", "checkpointing_steps", "logging_steps"):
             require(getattr(self, name) >= 1, f"{self.stage}.{name}", getattr(self, name), "at least 1")
         for name in ("max_train_steps", "lr_warmup_steps", "adam_weight_decay"):
-            require(getattr(self, name) >= 0, f"{self.stage}.{name}", getattr(self, name), "at least 0")
+            value = getattr(self, name)
+            require(0 <= value < INFINITY, f"{self.stage}.{name}", value, "at least 0 and finite")
         for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
-            require(0 < getattr(self, name) < float("inf"), f"{self.stage}.{name}", getattr(self, name), "above 0")
+            value = getattr(self, name)
+            require(0 < value < INFINITY, f"{self.stage}.{name}", value, "above 0 and finite")
         for name in ("adam_beta1", "adam_beta2", "ema_decay"):
             require(0 <= getattr(self, name) < 1, f"{self.stage}.{name}", getattr(self, name), "in [0, 1)")
         for name in ("checkpoints_total_limit", "validation_steps"):
@@ -194,8 +199,9 @@ class AutoencoderConfig(StageConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.likelihood_std > 0, "autoencoder.likelihood_std", self.likelihood_std, "above 0")
-        require(self.kl_scale >= 0, "autoencoder.kl_scale", self.kl_scale, "at least 0")
+        std, scale = self.likelihood_std, self.kl_scale
+        require(0 < std < INFINITY, "autoencoder.likelihood_std", std, "above 0 and finite")
+        require(0 <= scale < INFINITY, "autoencoder.kl_scale", scale, "at least 0 and finite")
 
 
 @dataclass(frozen=True)
@@ -230,9 +236,9 @@ class DiffusionConfig(StageConfig):
         super().__post_init__()
         proportion = self.proportion_empty_prompts
         require(0 <= proportion <= 1, "diffusion.proportion_empty_prompts", proportion, "in [0, 1]")
-        require(
-            self.snr_gamma is None or self.snr_gamma > 0, "diffusion.snr_gamma", self.snr_gamma, "above 0, or null"
-        )
-        require(self.noise_offset >= 0, "diffusion.noise_offset", self.noise_offset, "at least 0")
-        rate = self.text_encoder_learning_rate
-        require(rate is None or rate > 0, "diffusion.text_encoder_learning_rate", rate, "above 0, or null")
+        offset = self.noise_offset
+        require(0 <= offset < INFINITY, "diffusion.noise_offset", offset, "at least 0 and finite")
+        for name in ("snr_gamma", "text_encoder_learning_rate"):
+            value = getattr(self, name)
+            is_possible = value is None or 0 < value < INFINITY
+            require(is_possible, f"diffusion.{name}", value, "above 0 and finite, or null")
