@@ -1,0 +1,57 @@
+"""Configurations and data sets for unit tests: tiny, and built without reading a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.training.runs import tiny_config
+from training.config import (
+    AutoencoderConfig,
+    DataConfig,
+    DiffusionConfig,
+    EvaluationConfig,
+    TextEncoderConfig,
+    TrainConfig,
+)
+from training.data.captioned_images import CaptionedImages
+from training.data.digits import CANVAS_SIZE, DigitsSource
+from training.data.image_source import SourceSubset
+
+BLOCKS = {
+    "data": DataConfig,
+    "text_encoder": TextEncoderConfig,
+    "autoencoder": AutoencoderConfig,
+    "diffusion": DiffusionConfig,
+    "evaluation": EvaluationConfig,
+}
+
+
+def config_of(mapping: Mapping[str, Any]) -> TrainConfig:
+    """Build a configuration from nested blocks."""
+    blocks = {name: kind(**mapping[name]) for name, kind in BLOCKS.items() if name in mapping}
+    return TrainConfig(**{**mapping, **blocks})
+
+
+def with_values(values: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Copy nested blocks with some keys, written `block.key`, set to other values."""
+    changed = {key: dict(value) if isinstance(value, Mapping) else value for key, value in (base or {}).items()}
+    for key, value in values.items():
+        *blocks, name = key.split(".")
+        place = changed
+        for block in blocks:
+            place[block] = dict(place.get(block, {}))
+            place = place[block]
+        place[name] = value
+    return changed
+
+
+def tiny_train_config(**values: Any) -> TrainConfig:
+    """Build the configuration of a tiny run; keys are written `block__key`."""
+    dotted = {key.replace("__", "."): value for key, value in values.items()}
+    return config_of(with_values(dotted, tiny_config("unused")))
+
+
+def some_digits(count: int, split: str = "train", **arguments: Any) -> CaptionedImages:
+    """Take the first digits of a split."""
+    return CaptionedImages(SourceSubset(DigitsSource(split), range(count)), CANVAS_SIZE, **arguments)
