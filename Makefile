@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TEST_FLAGS ?=
+# Two test processes; a file stays in one of them.
+TEST_FLAGS ?= -n 2 --dist loadfile
 
 .PHONY: demo test test-all lint types format clean
 .DELETE_ON_ERROR:

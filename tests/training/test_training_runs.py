@@ -1,4 +1,4 @@
-"""Whole runs of the training command as processes: from nothing to a repository, stopped, resumed, on two processes."""
+"""Whole runs of the training command as processes: from nothing to a repository, stopped, resumed, split."""
 
 from __future__ import annotations
 
@@ -227,6 +227,7 @@ def test_resuming_with_another_global_batch_is_refused(finished, tmp_path):
     assert "the product must stay 8" in process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stages", "changes"),
     [
@@ -234,16 +235,30 @@ def test_resuming_with_another_global_batch_is_refused(finished, tmp_path):
         (["diffusion"], {"cache_latents": False}),
         (["text_encoder", "diffusion"], {"cache_latents": False}),
         (["text_encoder", "autoencoder", "diffusion"], {"joint": True}),
+        (["text_encoder", "autoencoder", "diffusion"], {"mixed_precision": "bf16", "gradient_checkpointing": True}),
+        (["text_encoder", "autoencoder", "diffusion"], {"prediction_type": "mean"}),
     ],
-    ids=["unconditional in latent space", "unconditional in pixel space", "text in pixel space", "joint text encoder"],
+    ids=[
+        "unconditional in latent space",
+        "unconditional in pixel space",
+        "text in pixel space",
+        "joint text encoder",
+        "bfloat16 and gradient checkpointing",
+        "mean prediction, the report's first parameterisation",
+    ],
 )
 def test_other_kinds_of_models_train_and_sample(tmp_path, stages, changes):
-    config = tiny_config(tmp_path / "out", stages=stages)
-    config["diffusion"] |= {key: value for key, value in changes.items() if key != "joint"}
+    precision = changes.pop("mixed_precision", "no")
+    config = tiny_config(tmp_path / "out", stages=stages, mixed_precision=precision)
+    is_joint = changes.pop("joint", False)
+    if "prediction_type" in changes:
+        config["diffusion"]["scheduler"] = {"prediction_type": changes.pop("prediction_type")}
+        config["evaluation"]["scheduler"] = "SDDDPMScheduler"
+    config["diffusion"] |= changes
     if "text_encoder" not in stages:
         unet = {"down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "mid_block_type": "UNetMidBlock2D"}
         config["diffusion"]["unet"] |= {**unet, "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}
-    if changes.get("joint"):
+    if is_joint:
         config["text_encoder"]["training"] = "joint"
     process = run_training(["--config", str(write_config(tmp_path / "run.yaml", config))])
     assert process.returncode == 0, process.stderr
@@ -252,7 +267,7 @@ def test_other_kinds_of_models_train_and_sample(tmp_path, stages, changes):
     pipe = SDPipeline.from_pretrained(tmp_path / "out" / "pipeline")
     condition = {"prompt": "a handwritten one"} if "text_encoder" in stages else {"batch_size": 1}
     assert pipe(**condition).images[0].size == (32, 32)
-    if changes.get("joint"):
+    if is_joint:
         trained = load_file(tmp_path / "out" / "diffusion" / "checkpoint-4" / "model.safetensors")
         start = load_file(tmp_path / "out" / "text_encoder" / "final" / "text_encoder" / "model.safetensors")
         name = "encoder.layers.0.mlp.fc1.weight"

@@ -168,6 +168,9 @@ def _check_conditioning(unet: SDUNet2DConditionModel, cross_attention_dim: int |
 def build_scheduler(config: TrainConfig, in_pixel_space: bool) -> SDDDPMScheduler:
     """Build the scheduler of training; it clips predictions of x_0 in pixel space only, unless it says otherwise."""
     arguments = {"clip_sample": in_pixel_space, **config.diffusion.scheduler}
+    if str(arguments.get("variance_type")).startswith("learned"):
+        kind = arguments["variance_type"]
+        raise ConfigError(f"diffusion.scheduler.variance_type = {kind!r}: Algorithm 1 does not train variances")
     return build("diffusion.scheduler", SDDDPMScheduler, arguments)
 
 

@@ -1,0 +1,10 @@
+"""One thread a test process: several run side by side, and results do not depend on the number of cores."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+
+torch.set_num_threads(1)
