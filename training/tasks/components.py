@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import diffusers
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
 from sd_pipeline import SDAutoencoderKL, SDDDPMScheduler, SDUNet2DConditionModel
+from sd_pipeline.pipelines.scheduler_use import check_prediction_type
 from training.config import ConfigError, TextEncoderConfig, TrainConfig
 
 T = TypeVar("T")
+
+# What constructors raise when their arguments are impossible.
+_REFUSALS = (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError, ZeroDivisionError, StrictDataclassError)
 
 
 def build(key: str, factory: Callable[..., T], arguments: Mapping[str, Any]) -> T:
@@ -25,14 +31,16 @@ def build(key: str, factory: Callable[..., T], arguments: Mapping[str, Any]) -> 
     """
     try:
         return factory(**arguments)
-    except (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError, ZeroDivisionError) as error:
+    except _REFUSALS as error:
         raise ConfigError(f"{key}: {' '.join(str(error).split())}") from error
 
 
 def _clip_config(key: str, kind: type[T], arguments: Mapping[str, Any], **derived: Any) -> T:
     """Build a configuration of transformers, whose classes take any key, from known keys only."""
-    known = sorted(field.name for field in dataclasses.fields(kind))  # type: ignore[arg-type]
+    known = sorted({field.name for field in dataclasses.fields(kind)} - derived.keys())  # type: ignore[arg-type]
     for name in arguments:
+        if name in derived:
+            raise ConfigError(f"{key}.{name}: cannot be given; it follows from the other keys of the run")
         if name not in known:
             raise ConfigError(f"{key}.{name}: unknown key; allowed: {', '.join(known)}")
     return build(key, kind, {**derived, **arguments})
@@ -108,6 +116,9 @@ def build_vae(config: TrainConfig) -> SDAutoencoderKL:
         ConfigError: If its keys are impossible, or its factor does not divide the resolution.
     """
     vae = build("autoencoder.vae", SDAutoencoderKL, {"sample_size": config.data.resolution, **config.autoencoder.vae})
+    for name in ("use_quant_conv", "use_post_quant_conv"):
+        if not vae.config[name]:
+            raise ConfigError(f"autoencoder.vae.{name} = False: must be true, as the latents' statistics go into it")
     factor = downsampling_factor(vae)
     if config.data.resolution % factor:
         raise ConfigError(
@@ -178,7 +189,7 @@ def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler) -> An
     """Build the scheduler that is published: a class by name, with the forward process of training.
 
     Raises:
-        ConfigError: If there is no such class, or it refuses the keys.
+        ConfigError: If there is no such class, it refuses the keys or cannot use what the model predicts.
     """
     evaluation = config.evaluation
     kind = {"SDDDPMScheduler": SDDDPMScheduler}.get(evaluation.scheduler) or getattr(
@@ -191,8 +202,15 @@ def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler) -> An
         )
     # What the stock pipeline, and so ours, demands of a scheduler beside an autoencoder.
     offset = {} if scheduler.config["clip_sample"] else {"steps_offset": 1}
+    for name in evaluation.scheduler_config:
+        if name not in inspect.signature(kind.__init__).parameters:
+            raise ConfigError(f"evaluation.scheduler_config.{name}: unknown key of {evaluation.scheduler}")
     arguments = {**scheduler.config, **offset, **evaluation.scheduler_config}
-    return build("evaluation.scheduler_config", lambda: kind.from_config(arguments), {})
+    # `from_config` would reset what is named here to the default of the class, whatever value it has by now.
+    del arguments["_use_default_values"]
+    published = build("evaluation.scheduler_config", lambda: kind.from_config(arguments), {})
+    build("evaluation.scheduler", check_prediction_type, {"scheduler": published})
+    return published
 
 
 @dataclasses.dataclass(frozen=True)
@@ -264,4 +282,9 @@ def check_models(config: TrainConfig, finished: Collection[str] = ()) -> None:
             arguments = {"sample": torch.zeros(1, channels, size, size), "timestep": 0, "encoder_hidden_states": text}
             build("diffusion.unet", unet, arguments)
     if "diffusion" in config.stages:
-        recommended_scheduler(config, build_scheduler(config, in_pixel_space=True))
+        has_vae = "autoencoder" in {*config.stages, *finished}
+        if config.diffusion.cache_latents and not has_vae:
+            raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
+        published = recommended_scheduler(config, build_scheduler(config, in_pixel_space=not has_vae))
+        num_inference_steps = config.evaluation.num_inference_steps
+        build("evaluation.num_inference_steps", published.set_timesteps, {"num_inference_steps": num_inference_steps})

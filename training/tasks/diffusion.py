@@ -18,7 +18,7 @@ from sd_pipeline.latents import scale_latents
 from sd_pipeline.publishing.model_card import model_card
 from sd_pipeline.publishing.repository import export_pipeline
 from sd_pipeline.schedulers.signal_to_noise import min_snr_weights, snr
-from training.config import ConfigError, DiffusionConfig, TrainConfig
+from training.config import DiffusionConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize
 from training.data.latent_cache import CachedLatents
@@ -136,8 +136,6 @@ class DiffusionTask:
     def _cached(self, dataset: CaptionedImages) -> Dataset[Any]:
         if not self.settings.cache_latents:
             return dataset
-        if self.frozen.vae is None:
-            raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
         return build("diffusion.cache_latents", CachedLatents, {"dataset": dataset, "vae": self.frozen.vae})
 
     def parameter_groups(self) -> list[dict[str, Any]]:
