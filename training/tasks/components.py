@@ -20,7 +20,7 @@ from training.config import ConfigError, TextEncoderConfig, TrainConfig
 T = TypeVar("T")
 
 # What constructors raise when their arguments are impossible.
-_REFUSALS = (TypeError, ValueError, KeyError, NotImplementedError, RuntimeError, ZeroDivisionError, StrictDataclassError)
+_REFUSALS = (TypeError, ValueError, KeyError, RuntimeError, ZeroDivisionError, StrictDataclassError)
 
 
 def build(key: str, factory: Callable[..., T], arguments: Mapping[str, Any]) -> T:
