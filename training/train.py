@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin
+from transformers.utils.logging import disable_progress_bar
 
 from training.config import STAGES, ConfigError, TrainConfig
 from training.config_io import check_resumable, find_output_dir, parse_config, read_yaml, save_config
@@ -43,7 +44,8 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = parse_config(arguments)
         output_dir = Path(config.output_dir)
-        train(config, StopSignal.installed())
+        with StopSignal() as stop_signal:
+            train(config, stop_signal)
         return finish(output_dir, RunState.FINISHED, f"finished: {', '.join(config.stages)}")
     except RunFolderError as error:
         return finish(None, RunState.BAD_INPUT, str(error))
@@ -67,6 +69,7 @@ def finish(output_dir: Path | None, state: RunState, message: str) -> int:
 
 def train(config: TrainConfig, stop_signal: StopSignal) -> None:
     """Train what is not finished. Everything that can be wrong with the input is found before the first step."""
+    disable_progress_bar()  # that of writing a model, not that of training
     folder = RunFolder(Path(config.output_dir))
     folder.check_usable()
     if folder.config_file.exists():

@@ -19,7 +19,7 @@ class RunStopped(Exception):  # noqa: N818 - it is no error
 
 
 class StopSignal:
-    """Notes SIGTERM and SIGINT; a second SIGINT interrupts at once.
+    """Within a `with` block, notes SIGTERM and SIGINT; a second SIGINT interrupts at once.
 
     Launchers may die and leave their children alive, so a process also asks (on Linux) to be sent SIGTERM when its
     parent dies.
@@ -28,15 +28,17 @@ class StopSignal:
     def __init__(self) -> None:
         self.received: str | None = None
 
-    @classmethod
-    def installed(cls) -> StopSignal:
-        """Make one and start to listen. Call it from the main thread."""
-        stop_signal = cls()
-        signal.signal(signal.SIGTERM, stop_signal._note)
-        signal.signal(signal.SIGINT, stop_signal._note)
+    def __enter__(self) -> StopSignal:
+        """Start to listen, in the main thread."""
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         if sys.platform == "linux" and os.getppid() != 1:
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        return stop_signal
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Leave signals to whoever had them before."""
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received == "SIGINT" and number == signal.SIGINT:

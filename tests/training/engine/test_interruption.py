@@ -15,12 +15,15 @@ from training.engine.interruption import StopSignal
 
 @pytest.fixture
 def stop_signal():
-    """Listen as `StopSignal.installed` does, and put the old handlers back."""
-    listening = StopSignal()
-    old = {number: signal.signal(number, listening._note) for number in (signal.SIGTERM, signal.SIGINT)}
-    yield listening
-    for number, handler in old.items():
-        signal.signal(number, handler)
+    with StopSignal() as listening:
+        yield listening
+
+
+def test_the_old_handlers_come_back():
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    with StopSignal():
+        assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] != before
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
 
 
 def test_nothing_received_is_no_reason(stop_signal):
@@ -50,12 +53,12 @@ def test_a_repeated_termination_waits(stop_signal, first):
 CHILD = """
 import time
 from training.engine.interruption import StopSignal
-stop_signal = StopSignal.installed()
-print("listening", flush=True)
-for _ in range(600):
-    if stop_signal.received:
-        break
-    time.sleep(0.05)
+with StopSignal() as stop_signal:
+    print("listening", flush=True)
+    for _ in range(600):
+        if stop_signal.received:
+            break
+        time.sleep(0.05)
 print(stop_signal.received, flush=True)
 """
 
