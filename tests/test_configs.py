@@ -1,0 +1,44 @@
+"""Every configuration in `configs/` parses and describes models that fit together."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from tests.source_files import ROOT
+from training.config import ConfigError
+from training.config_io import check_resumable, parse_config, read_yaml, save_config
+from training.tasks.components import check_models
+
+CONFIGS = sorted((ROOT / "configs").iterdir())
+
+
+def test_there_is_nothing_else():
+    assert CONFIGS
+    assert [path.name for path in CONFIGS if path.suffix != ".yaml" or not path.is_file()] == []
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
+def test_it_describes_models_that_fit(file, tmp_path):
+    config = parse_config(["--config", str(file)])
+    check_models(config)
+    save_config(config, tmp_path / "config.yaml")
+    check_resumable(read_yaml(tmp_path / "config.yaml"), config)
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)
+def test_it_says_how_to_run_it_and_writes_into_outputs(file):
+    """Each begins with the command, the hardware and the result to expect, and has a folder of its own."""
+    header = "".join(line for line in file.read_text(encoding="utf-8").splitlines(True) if line.startswith("#"))
+    assert f"training/train.py --config configs/{file.name}" in header
+    for word in ("hardware", "result"):
+        assert word in header
+    assert parse_config(["--config", str(file)]).output_dir == f"outputs/{file.stem}"
+
+
+def test_the_defaults_are_a_run():
+    config = parse_config(["--data.dataset=shapes", "--output_dir=out"])
+    check_models(config)
+    with pytest.raises(ConfigError, match=r"data\.resolution = 62"):
+        check_models(dataclasses.replace(config, data=dataclasses.replace(config.data, resolution=62)))
