@@ -68,21 +68,22 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
 def evaluate_digits(pipe: SDPipeline, options: argparse.Namespace) -> dict[str, Any]:
     """Generate every digit equally often, and measure recognition and reconstruction."""
     labels = [number * NUM_DIGITS // options.num_prompts for number in range(options.num_prompts)]
-    call = {"num_inference_steps": options.num_inference_steps, "guidance_scale": options.guidance_scale}
+    asked = {"num_inference_steps": options.num_inference_steps, "guidance_scale": options.guidance_scale}
+    call = {name: value for name, value in asked.items() if value is not None}
     started = time.monotonic()
     images = generate_images(pipe, [caption_of_digit(label) for label in labels], options.seed, **call)
     seconds = time.monotonic() - started
     passed = recognised(images, labels)
     interval = binomtest(int(passed.sum()), len(labels)).proportion_ci(method="wilson")
     held_out = CaptionedImages(DigitsSource("validation"), CANVAS_SIZE)
-    recommended = pipe.config["recommended_call"]
+    used = {**pipe.config["recommended_call"], **call}
     return {
         "suite": "digits",
         "protocol": {
             "num_prompts": len(labels),
             "scheduler": pipe.scheduler.__class__.__name__,
-            "num_inference_steps": options.num_inference_steps or recommended.get("num_inference_steps"),
-            "guidance_scale": options.guidance_scale or recommended.get("guidance_scale"),
+            "num_inference_steps": used.get("num_inference_steps"),
+            "guidance_scale": used.get("guidance_scale"),
             "seed": options.seed,
         },
         "recognised": int(passed.sum()),
