@@ -147,11 +147,11 @@ loss = wrapped(**task.collate([task.dataset[index] for index in rows]))["loss"].
 accelerator.backward(loss)
 gradients = {name: p.grad.double().norm().item() for name, p in task.model.named_parameters()}
 
-stop_signal = StopSignal.installed()
-before = stop_signal.agreed(accelerator)
-if rank == processes - 1:
-    signal.raise_signal(signal.SIGTERM)
-after = stop_signal.agreed(accelerator)
+with StopSignal() as stop_signal:
+    before = stop_signal.agreed(accelerator)
+    if rank == processes - 1:
+        signal.raise_signal(signal.SIGTERM)
+    after = stop_signal.agreed(accelerator)
 mean = accelerator.reduce(loss.detach(), reduction="mean").item()
 report = {"processes": processes, "loss": mean, "gradients": gradients, "before": before, "after": after}
 with open(os.path.join(sys.argv[1], f"{rank}.json"), "w") as file:
