@@ -9,7 +9,7 @@ import pytest
 from tests.source_files import ROOT
 from training.config import ConfigError
 from training.config_io import check_resumable, parse_config, read_yaml, save_config
-from training.tasks.components import check_models
+from training.tasks.model_check import check_models
 
 CONFIGS = sorted((ROOT / "configs").iterdir())
 

@@ -12,7 +12,7 @@ from typing import Any, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from training.config import STAGES, ConfigError, TrainConfig
+from training.config import STAGES, ConfigError, DataConfig, TrainConfig
 
 # What may change when a run is resumed. A stage's processes x accumulation x batch size must keep its product, which
 # the training state knows; `max_train_steps` may only grow.
@@ -168,9 +168,12 @@ def check_resumable(saved: Mapping[str, Any], config: TrainConfig) -> None:
         ConfigError: Lists every key that differs and may not, with both values.
     """
     old, new = flatten(saved), flatten(dataclasses.asdict(config))
+    defaults = flatten(dataclasses.asdict(TrainConfig(DataConfig(config.data.dataset), config.output_dir)))
     changed = []
     for key in sorted(old.keys() | new.keys()):
-        before, after = old.get(key), new.get(key)
+        # A key that an older version did not have yet has the value of that time: its default.
+        default = defaults.get(key) if key.count(".") <= 1 else None
+        before, after = old.get(key, default), new.get(key)
         if before == after or key.startswith(_FREE_BLOCKS):
             continue
         if key.endswith(".max_train_steps") and before is not None and after is not None and after < before:

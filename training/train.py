@@ -33,8 +33,9 @@ from training.engine.task import Task
 from training.engine.tracking import MetricsLog
 from training.engine.trainer import Trainer
 from training.tasks.autoencoder import AutoencoderTask
-from training.tasks.components import check_models, load_frozen_models
+from training.tasks.components import load_frozen_models
 from training.tasks.diffusion import DiffusionTask
+from training.tasks.model_check import check_models
 from training.tasks.text_encoder import TextEncoderTask
 
 

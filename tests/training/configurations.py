@@ -26,6 +26,17 @@ BLOCKS = {
     "evaluation": EvaluationConfig,
 }
 
+# A U-Net that attends to no text.
+WITHOUT_TEXT = {
+    "block_out_channels": [8, 16],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "attention_head_dim": 2,
+    "norm_num_groups": 4,
+}
+
 
 def config_of(mapping: Mapping[str, Any]) -> TrainConfig:
     """Build a configuration from nested blocks."""

@@ -196,3 +196,12 @@ def test_a_saved_file_equals_what_is_held_in_memory(tmp_path):
     """Tuples, lists and numbers of a configuration come back from YAML as they were, or no run could be resumed."""
     config = parse_config(["--config", str(write_config(tmp_path / "run.yaml", tiny_config(tmp_path / "out")))])
     assert yaml.safe_load(yaml.safe_dump(dataclasses.asdict(config))) == dataclasses.asdict(config)
+
+
+def test_a_run_of_an_older_version_goes_on():
+    """A key that did not exist yet counts as its default; another value would change the run."""
+    saved = dataclasses.asdict(tiny_train_config())
+    del saved["diffusion"]["noise_offset"], saved["allow_tf32"]
+    check_resumable(saved, tiny_train_config())
+    with pytest.raises(ConfigError, match=r"diffusion.noise_offset: 0.0 -> 0.1"):
+        check_resumable(saved, tiny_train_config(diffusion__noise_offset=0.1))

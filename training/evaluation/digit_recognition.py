@@ -12,6 +12,9 @@ from sklearn.svm import SVC
 from training.data.digits import CANVAS_SIZE, DigitsSource
 
 _SIDE = 8
+# Between the pictures of a grid.
+_GUTTER = 4
+_BACKGROUND = (90, 90, 90)
 
 
 def features(images: Sequence[Image.Image]) -> np.ndarray:
@@ -66,13 +69,13 @@ def beside_real_digits(images: Sequence[Image.Image], labels: Sequence[int], col
     Returns:
         `PIL.Image.Image`: RGB.
     """
-    source, gap = DigitsSource("train"), CANVAS_SIZE // 2
-    grid = Image.new("RGB", (2 * columns * CANVAS_SIZE + gap, 10 * CANVAS_SIZE), (90, 90, 90))
+    source, cell = DigitsSource("train"), CANVAS_SIZE + _GUTTER
+    side_width = columns * cell + CANVAS_SIZE // 2
+    grid = Image.new("RGB", (side_width + columns * cell + _GUTTER, 10 * cell + _GUTTER), _BACKGROUND)
     for digit in range(10):
         generated = [image for image, label in zip(images, labels, strict=True) if label == digit][:columns]
         real = [source.image(int(index)) for index in np.flatnonzero(source.labels == digit)[:columns]]
         for side, row in enumerate((generated, real)):
             for column, image in enumerate(row):
-                left = side * (columns * CANVAS_SIZE + gap) + column * CANVAS_SIZE
-                grid.paste(image, (left, digit * CANVAS_SIZE))
+                grid.paste(image, (_GUTTER + side * side_width + column * cell, _GUTTER + digit * cell))
     return grid

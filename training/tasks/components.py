@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import diffusers
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
-from sd_pipeline import SDAutoencoderKL, SDDDPMScheduler, SDUNet2DConditionModel
-from sd_pipeline.pipelines.scheduler_use import check_prediction_type
+from sd_pipeline import SDAutoencoderKL, SDUNet2DConditionModel
 from training.config import ConfigError, TextEncoderConfig, TrainConfig
 
 T = TypeVar("T")
@@ -176,43 +173,6 @@ def _check_conditioning(unet: SDUNet2DConditionModel, cross_attention_dim: int |
         raise ConfigError("diffusion.unet: no block attends to the text encoder; take some CrossAttnDownBlock2D")
 
 
-def build_scheduler(config: TrainConfig, in_pixel_space: bool) -> SDDDPMScheduler:
-    """Build the scheduler of training; it clips predictions of x_0 in pixel space only, unless it says otherwise."""
-    arguments = {"clip_sample": in_pixel_space, **config.diffusion.scheduler}
-    if str(arguments.get("variance_type")).startswith("learned"):
-        kind = arguments["variance_type"]
-        raise ConfigError(f"diffusion.scheduler.variance_type = {kind!r}: Algorithm 1 does not train variances")
-    return build("diffusion.scheduler", SDDDPMScheduler, arguments)
-
-
-def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler) -> Any:
-    """Build the scheduler that is published: a class by name, with the forward process of training.
-
-    Raises:
-        ConfigError: If there is no such class, it refuses the keys or cannot use what the model predicts.
-    """
-    evaluation = config.evaluation
-    kind = {"SDDDPMScheduler": SDDDPMScheduler}.get(evaluation.scheduler) or getattr(
-        diffusers, evaluation.scheduler, None
-    )
-    if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
-        raise ConfigError(
-            f"evaluation.scheduler = {evaluation.scheduler!r}: must be SDDDPMScheduler or a scheduler of diffusers, "
-            "such as DDIMScheduler or DPMSolverMultistepScheduler"
-        )
-    # What the stock pipeline, and so ours, demands of a scheduler beside an autoencoder.
-    offset = {} if scheduler.config["clip_sample"] else {"steps_offset": 1}
-    for name in evaluation.scheduler_config:
-        if name not in inspect.signature(kind.__init__).parameters:
-            raise ConfigError(f"evaluation.scheduler_config.{name}: unknown key of {evaluation.scheduler}")
-    arguments = {**scheduler.config, **offset, **evaluation.scheduler_config}
-    # `from_config` would reset what is named here to the default of the class, whatever value it has by now.
-    del arguments["_use_default_values"]
-    published = build("evaluation.scheduler_config", lambda: kind.from_config(arguments), {})
-    build("evaluation.scheduler", check_prediction_type, {"scheduler": published})
-    return published
-
-
 @dataclasses.dataclass(frozen=True)
 class FrozenModels:
     """What the earlier stages made; all of it optional.
@@ -245,46 +205,3 @@ def load_frozen_models(
     if autoencoder_folder is not None:
         vae = SDAutoencoderKL.from_pretrained(autoencoder_folder / "vae").to(device)
     return FrozenModels(tokenizer, text_encoder, vae)
-
-
-def check_models(config: TrainConfig, finished: Collection[str] = ()) -> None:
-    """Build every model of the run's stages on the meta device, and run each once: no memory, no time.
-
-    Args:
-        config (`TrainConfig`): The run.
-        finished (collection of `str`): Stages whose output is there; where the run does not train them (again), what
-            the U-Net has to fit to is known only once they are loaded.
-
-    Raises:
-        ConfigError: Names the block at fault.
-    """
-    resolution = config.data.resolution
-    with torch.device("meta"), torch.no_grad():
-        pixels = torch.zeros(1, 3, resolution, resolution)
-        channels, size, hidden = 3, resolution, None
-        if "text_encoder" in config.stages and config.text_encoder.pretrained_model_name_or_path is None:
-            text_model = build_text_model(config.text_encoder, None)
-            hidden = text_model.config.hidden_size
-            length = text_model.config.max_position_embeddings
-            build("text_encoder.model", text_model, {"input_ids": torch.zeros(1, length, dtype=torch.long)})
-            if config.text_encoder.training == "contrastive":
-                clip = build_clip_model(config.text_encoder, None, resolution)
-                build("text_encoder.vision_model", clip.get_image_features, {"pixel_values": pixels})
-        if "autoencoder" in config.stages:
-            vae = build_vae(config)
-            latents = build("autoencoder.vae", vae.encode, {"x": pixels}).latent_dist.mode()
-            build("autoencoder.vae", vae.decode, {"z": latents})
-            channels, size = latents.shape[1], latents.shape[2]
-        known_text = "text_encoder" not in config.stages or hidden is not None
-        if "diffusion" in config.stages and known_text and set(finished) <= set(config.stages):
-            unet = build_unet(config, channels, size, hidden)
-            text = None if hidden is None else torch.zeros(1, 7, hidden)
-            arguments = {"sample": torch.zeros(1, channels, size, size), "timestep": 0, "encoder_hidden_states": text}
-            build("diffusion.unet", unet, arguments)
-    if "diffusion" in config.stages:
-        has_vae = "autoencoder" in {*config.stages, *finished}
-        if config.diffusion.cache_latents and not has_vae:
-            raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
-        published = recommended_scheduler(config, build_scheduler(config, in_pixel_space=not has_vae))
-        num_inference_steps = config.evaluation.num_inference_steps
-        build("evaluation.num_inference_steps", published.set_timesteps, {"num_inference_steps": num_inference_steps})

@@ -24,15 +24,9 @@ from training.data.clip_tokenizer import tokenize
 from training.data.latent_cache import CachedLatents
 from training.engine.random_streams import standard_normal, uniform
 from training.engine.task import Batch, Validation
-from training.tasks.components import (
-    FrozenModels,
-    build,
-    build_scheduler,
-    build_unet,
-    downsampling_factor,
-    recommended_scheduler,
-)
+from training.tasks.components import FrozenModels, build, build_unet, downsampling_factor
 from training.tasks.parameter_groups import decay_matrices_only
+from training.tasks.schedulers import build_scheduler, recommended_scheduler
 
 CARD_TEMPLATE = Path(__file__).parents[2] / "model_cards" / "pipeline.md"
 _PICTURES = 8
@@ -232,11 +226,11 @@ class DiffusionTask:
         card = model_card(
             CARD_TEMPLATE,
             name=Path(self.config.output_dir).name,
-            repository=f"{self.config.output_dir}/pipeline",
+            repository=_without_local_path(f"{self.config.output_dir}/pipeline"),
             example_prompt=self._prompts()[0] if has_text else None,
             loads_in_diffusers=has_text and self.frozen.vae is not None and self._predicts_what_stock_knows,
             recommended_call=recommended_call,
-            config=dataclasses.asdict(self.config),
+            config=self._published_config(),
         )
         export_pipeline(
             folder,
@@ -253,5 +247,16 @@ class DiffusionTask:
     def _predicts_what_stock_knows(self) -> bool:
         return self.scheduler.config["prediction_type"] != "mean"
 
+    def _published_config(self) -> dict[str, Any]:
+        config = dataclasses.asdict(self.config)
+        config["output_dir"] = _without_local_path(config["output_dir"])
+        config["data"]["dataset"] = _without_local_path(config["data"]["dataset"])
+        return config
+
     def _prompts(self) -> list[str]:
         return self.config.evaluation.validation_prompts or list(dict.fromkeys(self.captions))[:_PICTURES]
+
+
+def _without_local_path(path: str) -> str:
+    """Keep of an absolute path its last part: where things lie on this machine is nobody else's business."""
+    return Path(path).name if Path(path).is_absolute() else path

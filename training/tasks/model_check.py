@@ -1,0 +1,70 @@
+"""Checking that the models of a configuration can be built and fit together, before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+
+from training.config import ConfigError, TrainConfig
+from training.tasks.components import (
+    build,
+    build_clip_model,
+    build_text_model,
+    build_unet,
+    build_vae,
+    load_text_encoder,
+)
+from training.tasks.schedulers import build_scheduler, recommended_scheduler
+
+
+def check_models(config: TrainConfig, finished: Collection[str] = ()) -> None:
+    """Build every model of the run's stages on the meta device, and run each once: no memory, no time.
+
+    Args:
+        config (`TrainConfig`): The run.
+        finished (collection of `str`): Stages whose output is there; where the run does not train them (again), what
+            the U-Net has to fit to is known only once they are loaded.
+
+    Raises:
+        ConfigError: Names the block at fault.
+    """
+    resolution = config.data.resolution
+    hidden = _check_text_encoder(config) if "text_encoder" in config.stages else None
+    with torch.device("meta"), torch.no_grad():
+        pixels = torch.zeros(1, 3, resolution, resolution)
+        channels, size = 3, resolution
+        if "autoencoder" in config.stages:
+            vae = build_vae(config)
+            latents = build("autoencoder.vae", vae.encode, {"x": pixels}).latent_dist.mode()
+            build("autoencoder.vae", vae.decode, {"z": latents})
+            channels, size = latents.shape[1], latents.shape[2]
+        if "diffusion" in config.stages and set(finished) <= set(config.stages):
+            unet = build_unet(config, channels, size, hidden)
+            text = None if hidden is None else torch.zeros(1, 7, hidden)
+            arguments = {"sample": torch.zeros(1, channels, size, size), "timestep": 0, "encoder_hidden_states": text}
+            build("diffusion.unet", unet, arguments)
+    if "diffusion" in config.stages:
+        has_vae = "autoencoder" in {*config.stages, *finished}
+        if config.diffusion.cache_latents and not has_vae:
+            raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
+        published = recommended_scheduler(config, build_scheduler(config, in_pixel_space=not has_vae))
+        num_inference_steps = config.evaluation.num_inference_steps
+        build("evaluation.num_inference_steps", published.set_timesteps, {"num_inference_steps": num_inference_steps})
+
+
+def _check_text_encoder(config: TrainConfig) -> int:
+    """Check the text encoder, and the image tower beside it, and return the width of its output."""
+    block, resolution = config.text_encoder, config.data.resolution
+    if block.pretrained_model_name_or_path is not None:
+        _, pretrained = load_text_encoder(block.pretrained_model_name_or_path)
+        return int(pretrained.config.hidden_size)
+    with torch.device("meta"), torch.no_grad():
+        text_model = build_text_model(block, None)
+        input_ids = torch.zeros(1, text_model.config.max_position_embeddings, dtype=torch.long)
+        build("text_encoder.model", text_model, {"input_ids": input_ids})
+        if block.training == "contrastive":
+            clip = build_clip_model(block, None, resolution)
+            pixels = torch.zeros(1, 3, resolution, resolution)
+            build("text_encoder.vision_model", clip.get_image_features, {"pixel_values": pixels})
+    return int(text_model.config.hidden_size)
