@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,7 @@ class AutoencoderTask:
         loader = DataLoader(self.dataset, batch_size=32, sampler=keys, collate_fn=self.collate)
         total = torch.zeros(self.latent_shape[0], dtype=torch.float64)
         squares, places = torch.zeros_like(total), 0
+        lowest, highest = math.inf, -math.inf
         for batch in loader:
             posterior = self.vae.encode(batch["pixel_values"].to(self.vae.device)).latent_dist
             latents = posterior.mean + posterior.std * batch["noise"].to(self.vae.device)
@@ -146,8 +148,19 @@ class AutoencoderTask:
             total += channels.sum(1)
             squares += channels.square().sum(1)
             places += channels.shape[1]
+            lowest = min(lowest, float(posterior.logvar.min()))
+            highest = max(highest, float(posterior.logvar.max()))
         mean = total / places
         variance = (squares / places - mean.square()).clamp(min=1e-12)
         if self.vae.config["posterior"] == "isotropic":
             variance = variance.mean().expand_as(variance)
-        return mean, variance.sqrt()
+        std = variance.sqrt()
+        # The posterior clamps its log-variance to [-30, 20] before as well as after folding, which subtracts 2 ln std.
+        shift = 2 * std.log()
+        if lowest <= -30 + max(0.0, float(shift.max())) or highest >= 20 + min(0.0, float(shift.min())):
+            warnings.warn(
+                f"log-variances of the posterior reach from {lowest:.1f} to {highest:.1f}, where they are clamped: "
+                "sampled latents of the exported autoencoder differ from those it was trained with",
+                stacklevel=2,
+            )
+        return mean, std

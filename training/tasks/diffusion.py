@@ -125,6 +125,8 @@ class DiffusionTask:
             if model is not None:
                 model.requires_grad_(False).eval()
         joint = frozen.text_encoder if self.learns_text else None
+        if joint is not None and self.settings.gradient_checkpointing:
+            joint.gradient_checkpointing_enable()
         self.model = DenoisingModel(self.unet, joint, self.scheduler, self.settings.snr_gamma)
 
     def _cached(self, dataset: CaptionedImages) -> Dataset[Any]:

@@ -105,7 +105,10 @@ class TextEncoderTask:
         if block.training == "joint":
             self.model = build_text_model(block, self.tokenizer)
         else:
-            self.model = ContrastiveModel(build_clip_model(block, self.tokenizer, config.data.resolution))
+            clip = build_clip_model(block, self.tokenizer, config.data.resolution)
+            if block.gradient_checkpointing:
+                clip.gradient_checkpointing_enable()
+            self.model = ContrastiveModel(clip)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups."""

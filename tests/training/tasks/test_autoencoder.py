@@ -145,6 +145,16 @@ def test_statistics_are_of_sampled_latents():
     assert ((std / truth - 1).abs() < 4 / (2 * places) ** 0.5).all()
 
 
+@pytest.mark.parametrize(("log_variance", "is_warned"), [(-4.0, False), (-35.0, True), (25.0, True)])
+def test_a_clamped_posterior_is_told(recwarn, log_variance, is_warned):
+    """The clamp of the log-variance lies outside the fold, so it must be inactive for the fold to be exact."""
+    task = task_of(images=8)
+    with torch.no_grad():
+        task.vae.quant_conv.bias[4:] = log_variance
+    task.latent_statistics()
+    assert any("clamped" in str(warning.message) for warning in recwarn) == is_warned
+
+
 @torch.no_grad()
 def test_large_data_sets_are_measured_in_part(monkeypatch):
     monkeypatch.setattr("training.tasks.autoencoder._STATISTICS_IMAGES", 10)
