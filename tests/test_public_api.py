@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import re
 import subprocess
@@ -81,3 +82,12 @@ def test_there_is_one_version():
 
 def test_types_are_shipped():
     assert (ROOT / "sd_pipeline" / "py.typed").is_file()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_the_example_of_a_public_class_runs(name):
+    """Examples are part of the documentation; each prints what it says."""
+    documentation = getattr(sd_pipeline, name).__doc__
+    example = doctest.DocTestParser().get_doctest(documentation, {}, name, None, None)
+    assert example.examples
+    assert doctest.DocTestRunner().run(example).failed == 0

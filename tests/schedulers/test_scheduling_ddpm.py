@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import itertools
 
 import pytest
@@ -189,10 +188,3 @@ def test_a_list_of_generators_makes_samples_independent_of_their_batch() -> None
         generator = torch.Generator().manual_seed(index)
         alone = scheduler.step(output[index : index + 1], 500, x_t[index : index + 1], generator=generator).prev_sample
         assert torch.equal(together[index : index + 1], alone)
-
-
-def test_the_example_of_the_class_runs() -> None:
-    parser = doctest.DocTestParser()
-    test = parser.get_doctest(SDDDPMScheduler.__doc__ or "", {}, "SDDDPMScheduler", None, None)
-    assert test.examples
-    assert doctest.DocTestRunner().run(test).failed == 0
