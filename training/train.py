@@ -13,11 +13,12 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from transformers.utils.logging import disable_progress_bar
 
 from training.config import STAGES, ConfigError, TrainConfig
@@ -113,6 +114,8 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             mixed_precision=str(config.mixed_precision),
             # The trainer accumulates by itself; an explicit plugin keeps the launcher's setting out.
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+            # The main process validates and exports alone; the others may have to wait for long.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
             log_with=None if config.report_to == "none" else config.report_to,
             project_dir=str(Path(config.output_dir) / "logs"),
         )

@@ -196,11 +196,12 @@ def test_two_processes_train_as_one(finished, tmp_path):
 
 def test_two_processes_train_every_stage(tmp_path):
     """Contrastive training compares the pairs of both processes; the autoencoder synchronises its gradients."""
-    config = tiny_config(tmp_path / "out")
+    config = tiny_config(tmp_path / "out", report_to="tensorboard")
     for stage in ("text_encoder", "autoencoder", "diffusion"):
         config[stage] |= {"train_batch_size": 4, "max_train_steps": 3}
     process = run_training(["--config", str(write_config(tmp_path / "run.yaml", config))], num_processes=2)
     assert process.returncode == 0, process.stderr
+    assert len(list((tmp_path / "out" / "logs").rglob("events.*"))) == 1
     one = tiny_config(tmp_path / "one")
     for stage in ("text_encoder", "autoencoder", "diffusion"):
         one[stage] |= {"train_batch_size": 8, "max_train_steps": 3}
