@@ -77,14 +77,9 @@ def train(config: TrainConfig, stop_signal: StopSignal) -> None:
     if folder.config_file.exists():
         check_resumable(read_yaml(folder.config_file), config)
     pending = [s for s in config.stages if not folder.is_finished(s, config.stage(s).max_train_steps)]
-    for stage in pending:
-        if stage != "diffusion" and folder.has_begun("diffusion"):
-            raise ConfigError(
-                f"{stage} would be trained (again), but diffusion in {folder.path} has begun to learn from its "
-                "output; take a new output_dir"
-            )
     if not pending:
         return
+    check_order(folder, pending)
     check_models(config, finished=[stage for stage in STAGES if folder.record(stage) is not None])
     dataset, validation_dataset = load_data(config)
     accelerator = start_accelerator(config)
@@ -96,6 +91,18 @@ def train(config: TrainConfig, stop_signal: StopSignal) -> None:
     for stage in pending:
         train_stage(stage, config, folder, accelerator, dataset, validation_dataset, stop_signal)
     accelerator.end_training()
+
+
+def check_order(folder: RunFolder, pending: Sequence[str]) -> None:
+    """Refuse to train a stage that the diffusion model learned from already, or to go on without one that is begun."""
+    for stage in ("text_encoder", "autoencoder"):
+        if stage in pending and folder.has_begun("diffusion"):
+            raise ConfigError(
+                f"{stage} would be trained (again), but diffusion in {folder.path} has begun to learn from its "
+                "output; take a new output_dir"
+            )
+        if stage not in pending and folder.has_begun(stage) and folder.record(stage) is None:
+            raise ConfigError(f"stages = {list(pending)}: {stage} in {folder.path} is not finished; list it before")
 
 
 def load_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages | None]:

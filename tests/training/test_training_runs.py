@@ -170,6 +170,16 @@ def test_a_finished_run_can_be_made_longer(finished, tmp_path, capsys):
     assert "may only grow" in capsys.readouterr().err
 
 
+def test_a_stage_that_is_half_done_is_not_passed_over(finished, tmp_path, capsys):
+    """Without its autoencoder the diffusion model would silently be one of pixels."""
+    config, out = finished
+    half = copy_of(out, tmp_path / "half")
+    (half / "autoencoder" / "finished.json").unlink()
+    assert main(["--config", str(config), f"--output_dir={half}", "--stages=[diffusion]"]) == 2
+    assert "autoencoder" in capsys.readouterr().err
+    assert not (half / "diffusion").exists()
+
+
 def test_two_processes_train_as_one(finished, tmp_path):
     """The same global batch as 1 x 8, 1 x (2 accumulated 4), 2 x 4: the same losses and weights to rounding."""
     config, out = finished
