@@ -51,7 +51,7 @@ def assert_right(scenes: list[Scene], versions: tuple[str, ...], size: int = 64)
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scenes(kind: str) -> None:
-    assert_right(scenes_of(kind, 150, seed=1), ("as it is", "jpeg", "noise"))
+    assert_right(scenes_of(kind, 100, seed=1), ("as it is", "jpeg", "noise"))
 
 
 @pytest.mark.parametrize("kind", KINDS)
