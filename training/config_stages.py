@@ -214,6 +214,8 @@ class DiffusionConfig(StageConfig):
         scheduler: Keyword arguments of `SDDDPMScheduler`.
         proportion_empty_prompts: Part of the captions that is dropped, for classifier-free guidance.
         snr_gamma: Gamma of min-SNR weighting (5 is usual); null weights all timesteps alike (Algorithm 1).
+        timestep_sampling: `uniform` draws every timestep by itself; `stratified` spreads those of consecutive samples
+            evenly, so that the loss of a batch varies less.
         noise_offset: Standard deviation of noise that is equal over an image, a channel.
         cache_latents: Encode every image once, before training; only for images that are not augmented.
         text_encoder_learning_rate: Peak learning rate of a jointly trained text encoder; null takes `learning_rate`.
@@ -223,6 +225,7 @@ class DiffusionConfig(StageConfig):
     scheduler: dict[str, Any] = field(default_factory=dict)
     proportion_empty_prompts: float = 0.1
     snr_gamma: float | None = None
+    timestep_sampling: Literal["uniform", "stratified"] = "uniform"
     noise_offset: float = 0.0
     cache_latents: bool = False
     text_encoder_learning_rate: float | None = None

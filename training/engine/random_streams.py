@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from numpy.random.bit_generator import ISeedSequence
 
+_GOLDEN_RATIO = (5**0.5 - 1) / 2
+
 
 def stream_key(seed: int, *names: str | int) -> int:
     """Hash a seed and the names of a stream to 128 bits.
@@ -94,3 +96,22 @@ def uniform(seed: int, stream: str, sample_numbers: Sequence[int]) -> torch.Tens
         `torch.Tensor` of shape `(len(sample_numbers),)`, float64, in [0, 1), on the CPU.
     """
     return torch.tensor([sample_rng(seed, stream, int(n)).random() for n in sample_numbers], dtype=torch.float64)
+
+
+def stratified_uniform(seed: int, stream: str, sample_numbers: Sequence[int]) -> torch.Tensor:
+    """Draw one uniform number a sample, so that those of consecutive samples cover [0, 1) evenly.
+
+    u_n = frac(u_0 + n (sqrt(5) - 1) / 2), the Kronecker sequence of the golden ratio, from a random start u_0 (a
+    Cranley-Patterson rotation): each u_n is uniform, and the mean of a function over any run of consecutive samples
+    has far less variance than that of independent draws.
+
+    Args:
+        seed (`int`): The seed of the run.
+        stream (`str`): Name of the stream.
+        sample_numbers (sequence of `int`): Global sample numbers, one a row.
+
+    Returns:
+        `torch.Tensor` of shape `(len(sample_numbers),)`, float64, in [0, 1), on the CPU.
+    """
+    start = sample_rng(seed, stream, 0).random()
+    return torch.tensor([(start + int(n) * _GOLDEN_RATIO) % 1 for n in sample_numbers], dtype=torch.float64)

@@ -22,7 +22,7 @@ from training.config import DiffusionConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize
 from training.data.latent_cache import CachedLatents
-from training.engine.random_streams import standard_normal, uniform
+from training.engine.random_streams import standard_normal, stratified_uniform, uniform
 from training.engine.task import Batch, Validation
 from training.tasks.components import FrozenModels, build, build_unet, downsampling_factor
 from training.tasks.parameter_groups import decay_matrices_only
@@ -157,7 +157,8 @@ class DiffusionTask:
             offset = standard_normal(seed, "diffusion/offset", numbers, (self.latent_shape[0], 1, 1))
             batch["noise"] += self.settings.noise_offset * offset
         num_timesteps = self.scheduler.config["num_train_timesteps"]
-        batch["timesteps"] = (uniform(seed, "diffusion/timestep", numbers) * num_timesteps).long()
+        draw = stratified_uniform if self.settings.timestep_sampling == "stratified" else uniform
+        batch["timesteps"] = (draw(seed, "diffusion/timestep", numbers) * num_timesteps).long()
         if self.frozen.tokenizer is not None:
             dropped = uniform(seed, "diffusion/caption_drop", numbers) < self.settings.proportion_empty_prompts
             captions = ["" if drop else s["caption"] for drop, s in zip(dropped.tolist(), samples, strict=True)]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from training.engine.random_streams import sample_rng, standard_normal, stream_key, uniform
+from training.engine.random_streams import sample_rng, standard_normal, stratified_uniform, stream_key, uniform
 
 MANY = 20_000
 
@@ -28,7 +28,8 @@ def test_a_sample_does_not_depend_on_its_batch():
     for split in ([range(6), range(6, 12)], [[number] for number in range(12)]):
         assert torch.equal(together, torch.cat([standard_normal(0, "noise", part, (4, 3)) for part in split]))
     assert torch.equal(together.flip(0), standard_normal(0, "noise", range(11, -1, -1), (4, 3)))
-    assert torch.equal(uniform(0, "t", range(12))[[7, 2]], uniform(0, "t", [7, 2]))
+    for draw in (uniform, stratified_uniform):
+        assert torch.equal(draw(0, "t", range(12))[[7, 2]], draw(0, "t", [7, 2]))
 
 
 def test_global_generators_are_neither_used_nor_moved():
@@ -65,6 +66,30 @@ def test_uniform_numbers_are_uniform():
     assert numbers.min() >= 0
     assert numbers.max() < 1
     assert stats.kstest(numbers.numpy(), "uniform").pvalue > 0.01
+
+
+def test_stratified_numbers_are_uniform_each_by_itself():
+    numbers = torch.cat([stratified_uniform(seed, "timestep", [1_000_003]) for seed in range(2_000)])
+    assert stats.kstest(numbers.numpy(), "uniform").pvalue > 0.01
+
+
+@pytest.mark.parametrize("count", [8, 32, 100])
+@pytest.mark.parametrize("first", [0, 12_345_678])
+def test_stratified_numbers_of_neighbours_cover_the_interval(count, first):
+    """No gap between points of the golden ratio's sequence is twice as wide as their mean."""
+    numbers = stratified_uniform(3, "timestep", range(first, first + count)).sort().values
+    gaps = torch.diff(torch.cat([numbers, numbers[:1] + 1]))
+    assert numbers.min() >= 0
+    assert numbers.max() < 1
+    assert gaps.max() < 2 / count
+
+
+def test_a_stratified_mean_varies_less():
+    def variance(draw):
+        parts = [draw(0, "timestep", range(first, first + 32)).square().mean() for first in range(0, 32 * 200, 32)]
+        return torch.stack(parts).var()
+
+    assert variance(stratified_uniform) < variance(uniform) / 10
 
 
 def test_streams_and_neighbours_do_not_correlate():

@@ -155,14 +155,15 @@ def test_streams_of_one_sample_differ(frozen):
     assert abs(np.corrcoef(noise, posterior)[0, 1]) < 4 / len(noise) ** 0.5
 
 
-def test_timesteps_are_uniform_over_the_schedule():
-    task = task_of(diffusion__scheduler={"num_train_timesteps": 10})
+@pytest.mark.parametrize("sampling", ["uniform", "stratified"])
+def test_timesteps_are_uniform_over_the_schedule(sampling):
+    task = task_of(diffusion__scheduler={"num_train_timesteps": 10}, diffusion__timestep_sampling=sampling)
     fake = [{"sample_number": number} for number in range(4000)]
     timesteps = task_without_noise(task).collate(fake)["timesteps"]
     assert timesteps.dtype == torch.int64
     counts = torch.bincount(timesteps, minlength=10)
     assert len(counts) == 10
-    assert ((counts - 400).abs() < 4 * 400**0.5).all()
+    assert ((counts - 400).abs() < (3 if sampling == "stratified" else 4 * 400**0.5)).all()
 
 
 def task_without_noise(task: DiffusionTask) -> DiffusionTask:
