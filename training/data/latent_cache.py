@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TypedDict
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import reduce
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -42,14 +44,18 @@ class CachedLatents(Dataset[LatentSample]):
         if dataset.random_flip or not dataset.center_crop:
             raise ValueError("cached latents need images that are always the same: center_crop on, random_flip off")
         self.dataset = dataset
-        means, stds = [], []
-        loader = DataLoader(dataset, batch_size=batch_size, collate_fn=_stack)
+        processes = PartialState()
+        side = dataset.resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
+        posteriors = torch.zeros(2, len(dataset), vae.config["latent_channels"], side, side)
+        # The processes deal the batches out; where another one encodes, zeros wait for the sum.
+        batches = torch.arange(len(dataset)).split(batch_size)[processes.process_index :: processes.num_processes]
+        loader = DataLoader(dataset, batch_sampler=[batch.tolist() for batch in batches], collate_fn=_stack)
+        progress = tqdm(loader, desc="encoding", unit="batch", disable=not show_progress)
         with torch.no_grad():
-            for pixel_values in tqdm(loader, desc="encoding", unit="batch", disable=not show_progress):
+            for rows, pixel_values in zip(batches, progress, strict=True):
                 posterior = vae.encode(pixel_values.to(vae.device)).latent_dist
-                means.append(posterior.mean.float().cpu())
-                stds.append(posterior.std.float().cpu())
-        self.means, self.stds = torch.cat(means), torch.cat(stds)
+                posteriors[0, rows], posteriors[1, rows] = posterior.mean.float().cpu(), posterior.std.float().cpu()
+        self.means, self.stds = reduce(posteriors.to(processes.device), "sum").cpu()
 
     def __len__(self) -> int:
         return len(self.dataset)
