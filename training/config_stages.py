@@ -217,6 +217,8 @@ class DiffusionConfig(StageConfig):
         timestep_sampling: `uniform` draws every timestep by itself; `stratified` spreads those of consecutive samples
             evenly, so that the loss of a batch varies less.
         noise_offset: Standard deviation of noise that is equal over an image, a channel.
+        sample_posterior: Train on samples of the autoencoder's posterior; otherwise on its mode, which spares the
+            U-Net noise that nothing can predict.
         cache_latents: Encode every image once, before training; only for images that are not augmented.
         text_encoder_learning_rate: Peak learning rate of a jointly trained text encoder; null takes `learning_rate`.
     """
@@ -227,6 +229,7 @@ class DiffusionConfig(StageConfig):
     snr_gamma: float | None = None
     timestep_sampling: Literal["uniform", "stratified"] = "uniform"
     noise_offset: float = 0.0
+    sample_posterior: bool = True
     cache_latents: bool = False
     text_encoder_learning_rate: float | None = None
 

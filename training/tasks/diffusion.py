@@ -150,7 +150,7 @@ class DiffusionTask:
             for key in ("pixel_values", "latent_mean", "latent_std")
             if key in samples[0]
         }
-        if self.frozen.vae is not None:
+        if self.frozen.vae is not None and self.settings.sample_posterior:
             batch["posterior_noise"] = standard_normal(seed, "diffusion/posterior", numbers, self.latent_shape)
         batch["noise"] = standard_normal(seed, "diffusion/noise", numbers, self.latent_shape)
         if self.settings.noise_offset:
@@ -177,11 +177,13 @@ class DiffusionTask:
             arguments["latents"] = batch["pixel_values"]
         else:
             if "latent_mean" in batch:
-                mean, std = batch["latent_mean"], batch["latent_std"]
+                latents, std = batch["latent_mean"], batch["latent_std"]
             else:
                 posterior = vae.encode(batch["pixel_values"]).latent_dist
-                mean, std = posterior.mean, posterior.std
-            arguments["latents"] = scale_latents(mean + std * batch["posterior_noise"], vae.config)
+                latents, std = posterior.mean, posterior.std
+            if self.settings.sample_posterior:
+                latents = latents + std * batch["posterior_noise"]
+            arguments["latents"] = scale_latents(latents, vae.config)
         if self.learns_text:
             return {**arguments, "input_ids": batch["input_ids"], "caption_rows": batch["caption_rows"]}
         if self.frozen.text_encoder is not None:

@@ -219,6 +219,16 @@ def test_latents_are_sampled_and_scaled(frozen):
     torch.testing.assert_close(task.prepare_batch(batch)["latents"], expected)
 
 
+@pytest.mark.parametrize("cached", [False, True])
+def test_latents_may_be_the_mode_of_the_posterior(frozen, cached):
+    task = task_of(frozen, diffusion__sample_posterior=False, diffusion__cache_latents=cached)
+    batch = task.collate(samples(task, range(5)))
+    assert "posterior_noise" not in batch
+    images = torch.stack([task_of(frozen).dataset[number]["pixel_values"] for number in range(5)])
+    expected = frozen.vae.encode(images).latent_dist.mode() * frozen.vae.config.scaling_factor
+    torch.testing.assert_close(task.prepare_batch(batch)["latents"], expected, rtol=1e-4, atol=1e-5)
+
+
 def test_cached_latents_are_those_of_the_images(frozen):
     prepared = []
     for cached in (False, True):
