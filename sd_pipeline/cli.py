@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from sd_pipeline.pretrained_models import DEFAULT_MODEL
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -157,7 +159,12 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     parser.description = "Generate pictures of a prompt. Picture i of seed s is picture 0 of seed s + i."
     parser.set_defaults(run=generate)
-    add("--model", required=True, metavar="FOLDER_OR_REPO", help="folder of a model, or its name on the Hub")
+    add(
+        "--model",
+        default=DEFAULT_MODEL,
+        metavar="FOLDER_OR_REPO",
+        help="folder of a model, or its name on the Hub (default: %(default)s, which comes with this package)",
+    )
     add(
         "--output", required=True, type=Path, help="picture to write; of several, out.png becomes out-0.png, out-1.png"
     )

@@ -126,7 +126,7 @@ def test_wrong_options_are_one_line(model, tmp_path, capsys, arguments, message)
     [
         ([], "required: COMMAND"),
         (["paint"], "invalid choice: 'paint'"),
-        (["generate", "--prompt", "x"], "required: --model, --output"),
+        (["generate", "--prompt", "x"], "required: --output"),
     ],
     ids=str,
 )

@@ -13,6 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
+from sd_pipeline.pretrained_models import packaged_model
 from sd_pipeline.publishing import stock_layout
 from sd_pipeline.publishing.repository_check import ModelFactory, check_repository
 
@@ -40,7 +41,9 @@ class StockRepositoryPipeline(DiffusionPipeline):
         """Load a Stable Diffusion repository, stock or ours, with our classes.
 
         Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): A folder, or the name of a repository on the Hub.
+            pretrained_model_name_or_path (`str` or `os.PathLike`):
+                A folder, the name of a model that comes with this package (`"pretrained/shapes-64"`), or the name of a
+                repository on the Hub; what there is first in this order.
             kwargs: As in `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `revision`, components, and others.
 
         Returns:
@@ -50,7 +53,7 @@ class StockRepositoryPipeline(DiffusionPipeline):
             RepositoryError: If a file is missing or damaged (it is a `ValueError`, one line, and names the file).
             OSError: If there is no such folder, and it cannot be had from the Hub.
         """
-        folder = os.fspath(pretrained_model_name_or_path)
+        folder = _folder_or_name(pretrained_model_name_or_path)
         if not os.path.isdir(folder):
             folder = _download(cls, folder, kwargs)
         check_repository(folder, COMPONENTS, passed=kwargs.keys(), variant=kwargs.get("variant"))
@@ -63,7 +66,7 @@ class StockRepositoryPipeline(DiffusionPipeline):
         """Read a `model_index.json`, with our classes in place of the stock ones.
 
         Args:
-            pretrained_model_name_or_path (`str` or `os.PathLike`): A folder, or the name of a repository on the Hub.
+            pretrained_model_name_or_path (`str` or `os.PathLike`): As in `from_pretrained`.
             kwargs: As in `DiffusionPipeline.load_config`.
 
         Returns:
@@ -72,7 +75,7 @@ class StockRepositoryPipeline(DiffusionPipeline):
         Raises:
             ValueError: If what this package wrote there has been damaged.
         """
-        index: Any = super().load_config(pretrained_model_name_or_path, **kwargs)
+        index: Any = super().load_config(_folder_or_name(pretrained_model_name_or_path), **kwargs)
         config = stock_layout.index_from_stock(index)
         # Under its stock name diffusers would import that pipeline, to drop the keys that are only in its constructor.
         return {**config, "_class_name": cls.__name__}
@@ -97,6 +100,10 @@ class StockRepositoryPipeline(DiffusionPipeline):
         """
         stock_layout.complete_components(save_directory, self.tokenizer)
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+
+
+def _folder_or_name(name: str | os.PathLike) -> str:
+    return os.fspath(name if os.path.isdir(name) else packaged_model(name) or name)
 
 
 def _download(pipeline_class: type[DiffusionPipeline], name: str, kwargs: Mapping[str, Any]) -> str:
