@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
-import torch
 from PIL import Image
-from tqdm.auto import tqdm
 
 from sd_pipeline import SDPipeline
+from training.evaluation.spreading import spread
+from training.evaluation.suite import Call
 
 
-def generate_images(
-    pipe: SDPipeline, prompts: Sequence[str], seed: int, batch_size: int = 25, **call: Any
-) -> list[Image.Image]:
-    """Generate one image a prompt; image i has a generator of its own, seeded with seed + i, whatever its batch.
+def generate_images(pipe: SDPipeline, prompts: Sequence[str], call: Call) -> list[Image.Image]:
+    """Generate one image a prompt, on all processes; image i has a generator of its own, `call.generator(i)`.
+
+    On a CPU, the number of threads of a process changes the last bits.
 
     Args:
-        pipe (`SDPipeline`): The pipeline.
+        pipe (`SDPipeline`): The pipeline, on the device of the process.
         prompts (sequence of `str`): The prompts.
-        seed (`int`): Seed of the first image.
-        batch_size (`int`, defaults to 25): Images generated at a time.
-        call: Further arguments of the pipeline's call.
+        call (`Call`): How to generate.
 
     Returns:
-        `list[PIL.Image.Image]`: one image a prompt.
+        `list[PIL.Image.Image]`: one image a prompt, all of them on every process.
     """
+
+    def generate(numbers: Sequence[int]) -> list[Image.Image]:
+        result = pipe(
+            [prompts[number] for number in numbers],
+            num_inference_steps=call.num_inference_steps,
+            guidance_scale=call.guidance_scale,
+            generator=[call.generator(number) for number in numbers],
+            return_dict=False,
+        )
+        return cast(list[Image.Image], result[0])
+
     pipe.set_progress_bar_config(disable=True)
-    images: list[Image.Image] = []
-    for first in tqdm(range(0, len(prompts), batch_size), desc="generating", unit="batch"):
-        part = list(prompts[first : first + batch_size])
-        generators = [torch.Generator().manual_seed(seed + first + number) for number in range(len(part))]
-        images += cast(list[Image.Image], pipe(part, generator=generators, return_dict=False, **call)[0])
-    return images
+    return spread(generate, range(len(prompts)), call.batch_size, "generating")

@@ -15,7 +15,7 @@ _IMAGES_OF_A_SEED = 1_000_000
 _LARGEST_SEED = 2**32 - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Call:
     """How a suite generates. The same call gives the same images to the bit, however many processes share the work.
 
@@ -36,9 +36,9 @@ class Call:
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed <= _LARGEST_SEED:
-            raise ValueError(f"seed is {self.seed}; allowed: 0 to {_LARGEST_SEED}")
+            raise ValueError(f"--seed {self.seed}: allowed: 0 to {_LARGEST_SEED}")
         if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}; allowed: at least 1")
+            raise ValueError(f"--batch-size {self.batch_size}: allowed: at least 1")
 
     def generator(self, number: int) -> torch.Generator:
         """Make the source of all noise of one image: seeded with seed * 1,000,000 + number, on the CPU."""
@@ -55,10 +55,11 @@ class Call:
             `guidance_rescale`, `eta`, `seed`, `batch_size` and `dtype`, as JSON can hold them.
 
         Raises:
-            ValueError: If a number of the call is impossible, or the model takes no prompts.
+            ValueError: If a number of the call is impossible, the model takes no prompts, or its parts do not fit.
         """
         if not (pipe.takes_prompts and pipe.has_text_encoder):
             raise ValueError(f"{pipe.name_or_path}: takes no prompts as text; allowed: text-to-image models")
+        pipe.check_components()
         numbers = pipe.fill_in_recommended(
             num_inference_steps=self.num_inference_steps, guidance_scale=self.guidance_scale
         )

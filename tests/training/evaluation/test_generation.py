@@ -9,6 +9,8 @@ import torch
 from sd_pipeline import SDPipeline
 from tests.components import tiny_components
 from training.evaluation.generation import generate_images
+from training.evaluation.spreading import spread
+from training.evaluation.suite import Call
 
 PROMPTS = ["a red circle", "a handwritten seven", "two small yellow stars", "a red circle", ""]
 CALL = {"num_inference_steps": 2, "guidance_scale": 2.0}
@@ -20,8 +22,8 @@ def pipe() -> SDPipeline:
 
 
 def test_an_image_belongs_to_its_number(pipe):
-    whole = generate_images(pipe, PROMPTS, seed=10, **CALL)
-    parts = generate_images(pipe, PROMPTS, seed=10, batch_size=2, **CALL)
+    whole = generate_images(pipe, PROMPTS, Call(**CALL, seed=1))
+    parts = generate_images(pipe, PROMPTS, Call(**CALL, seed=1, batch_size=2))
     assert len(whole) == len(parts) == 5
     for one, other in zip(whole, parts, strict=True):
         assert np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
@@ -29,10 +31,30 @@ def test_an_image_belongs_to_its_number(pipe):
 
 
 def test_it_is_the_call_of_the_pipeline(pipe):
-    (image,) = generate_images(pipe, PROMPTS[:1], seed=10, **CALL)
-    expected = pipe(PROMPTS[0], generator=torch.Generator().manual_seed(10), **CALL).images[0]
+    *_, image = generate_images(pipe, PROMPTS[:2], Call(**CALL, batch_size=1))
+    expected = pipe(PROMPTS[1], generator=torch.Generator().manual_seed(1), **CALL).images[0]
     assert np.array_equal(image, expected)
 
 
 def test_no_prompts_no_images(pipe):
-    assert generate_images(pipe, [], seed=0) == []
+    assert generate_images(pipe, [], Call()) == []
+
+
+def test_no_noise_is_shared_by_two_seeds():
+    first = {Call().generator(number).initial_seed() for number in range(2000)}
+    second = {Call(seed=1).generator(number).initial_seed() for number in range(2000)}
+    assert first == set(range(2000))
+    assert len(second) == 2000
+    assert not first & second
+    Call(seed=2**32 - 1).generator(999_999)
+
+
+def test_results_keep_the_order_of_the_items():
+    batches = []
+
+    def work(batch):
+        batches.append(list(batch))
+        return [item**2 for item in batch]
+
+    assert spread(work, range(7), 3, "squaring") == [0, 1, 4, 9, 16, 25, 36]
+    assert batches == [[0, 1, 2], [3, 4, 5], [6]]

@@ -1,0 +1,48 @@
+"""Work on many things, spread over all processes of `accelerate launch`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def process_state() -> PartialState:
+    """Join the other processes, if there are any, and find the device of this one."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def spread(
+    work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], batch_size: int, description: str
+) -> list[Result]:
+    """Cut items into batches and deal them out; the batches are the same for any number of processes.
+
+    Every process has to call it alike.
+
+    Args:
+        work (callable): Makes one result of each item of a batch.
+        items (sequence): What is to be worked on.
+        batch_size (`int`): Items of a batch; the last may have fewer.
+        description (`str`): Of the work, for the progress bar of the main process.
+
+    Returns:
+        `list`: one result an item, in order, on every process.
+    """
+    state = process_state()
+    batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
+    results: list[Result] = []
+    with tqdm(total=len(items), desc=description, disable=not state.is_main_process) as bar:
+        # Gathered round by round, so that nobody waits for long and what travels stays small.
+        for first in range(0, len(batches), state.num_processes):
+            number = first + state.process_index
+            made: list[Result] = gather_object(work(batches[number]) if number < len(batches) else [])
+            results += made
+            bar.update(len(made))
+    return results
