@@ -1,0 +1,64 @@
+"""What the command that measures a model can be asked."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from sd_pipeline.samplers import SCHEDULERS
+from training.evaluation.suite import Call
+
+NUM_PROMPTS = {"shapes": 300, "digits": 200, "captions": 1000}
+"""Each suite, and how many images it generates by default; `shapes` generates that many of each split."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Raises where `argparse` prints the usage, once for each process."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong with the arguments."""
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line.
+
+    Args:
+        arguments (sequence of `str`): Those after the name of the program.
+
+    Returns:
+        `argparse.Namespace`: the options, by their names.
+
+    Raises:
+        ValueError: If an option is unknown, missing, impossible or not for this suite.
+    """
+    parser = _Parser(description="Measure a finished pipeline.", allow_abbrev=False)
+    defaults = ", ".join(f"{number} for {suite}" for suite, number in NUM_PROMPTS.items())
+    add = parser.add_argument
+    add("--model", required=True, metavar="FOLDER_OR_REPO", help="folder of a pipeline, or its name on the Hub")
+    add("--suite", required=True, choices=list(NUM_PROMPTS), help="what is measured")
+    add("--num-prompts", type=int, help=f"images to generate; of shapes, of each split (default: {defaults})")
+    add("--num-inference-steps", type=int, help="default: the model's recommended number")
+    add("--guidance-scale", type=float, help="default: the model's recommended guidance")
+    add("--scheduler", choices=list(SCHEDULERS), help="sampler (default: the model's own)")
+    add("--seed", type=int, default=Call.seed, help="of the noise, and of the captions of shapes (default: 0)")
+    add("--batch-size", type=int, default=Call.batch_size, help="images made at a time (default: 25)")
+    add("--output", type=Path, help="folder of the results (default: evaluation, beside the model)")
+    add = parser.add_argument_group("for the suite captions").add_argument
+    of_captions = [
+        add("--dataset", metavar="NAME_OR_FOLDER", help="whose captions, and images to compare with"),
+        add("--dataset-split", choices=["train", "validation"], help="default: validation"),
+        add("--image-column", help="default: image"),
+        add("--caption-column", help="default: text"),
+        add("--resolution", type=int, help="of the real images (default: as the generated ones)"),
+        add("--clip", metavar="FOLDER_OR_REPO", help="CLIP that judges (default: that of the run)"),
+    ]
+    options = parser.parse_args(arguments)
+    for option in of_captions:
+        if options.suite != "captions" and getattr(options, option.dest) is not None:
+            raise ValueError(f"{option.option_strings[0]}: allowed only with --suite captions")
+    if options.suite == "captions" and options.dataset is None:
+        raise ValueError("--dataset is missing: --suite captions measures on a data set")
+    return options
