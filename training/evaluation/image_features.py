@@ -13,7 +13,12 @@ from training.evaluation.clip_judge import ClipJudge
 
 INCEPTION_FILE = "inception-2015-12-05.pt"
 INCEPTION_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION_FILE}"
-INCEPTION_PROTOCOL = {"image_size": 299, "resize_filter": "bilinear, not antialiased (in the network's own file)"}
+INCEPTION_PROTOCOL = {
+    "features": "last pooling",
+    "network": INCEPTION_FILE,
+    "image_size": 299,
+    "resize_filter": "bilinear, not antialiased, within the network",
+}
 _BATCH = 32
 
 
@@ -60,11 +65,11 @@ def inception_features(images: Sequence[Image.Image], device: torch.device | str
     """
     file = Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION_FILE
     if not file.is_file():
-        raise FeaturesNotAvailableError(f"no {file}; it is at {INCEPTION_URL}")
+        raise FeaturesNotAvailableError(f"no {INCEPTION_FILE} in torch.hub's checkpoints; it is at {INCEPTION_URL}")
     try:
         network = torch.jit.load(file, map_location=device).eval()
     except RuntimeError as error:
-        raise FeaturesNotAvailableError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        raise FeaturesNotAvailableError(f"{INCEPTION_FILE} cannot be read: {str(error).splitlines()[0]}") from error
     parts = []
     for first in range(0, len(images), _BATCH):
         stacked = np.stack([np.asarray(image) for image in images[first : first + _BATCH]])
