@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sd_pipeline.pretrained_models import DEFAULT_MODEL
+from sd_pipeline.samplers import SCHEDULERS, use_scheduler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,19 +23,6 @@ if TYPE_CHECKING:
 
 BAD_INPUT = 2
 """Exit code after a line about what is wrong with the input."""
-
-SCHEDULERS = {
-    "ddpm": "DDPMScheduler",
-    "ddim": "DDIMScheduler",
-    "pndm": "PNDMScheduler",
-    "lms": "LMSDiscreteScheduler",
-    "euler": "EulerDiscreteScheduler",
-    "euler_a": "EulerAncestralDiscreteScheduler",
-    "heun": "HeunDiscreteScheduler",
-    "dpm++": "DPMSolverMultistepScheduler",
-    "unipc": "UniPCMultistepScheduler",
-}
-"""Names of samplers on the command line, and their classes in diffusers."""
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -114,7 +102,7 @@ def _load_pipeline(model: str, scheduler: str | None, device: str | None) -> SDP
     import torch
     import transformers
 
-    from sd_pipeline import SDDDPMScheduler, SDPipeline
+    from sd_pipeline import SDPipeline
 
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
@@ -127,8 +115,7 @@ def _load_pipeline(model: str, scheduler: str | None, device: str | None) -> SDP
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
     pipe = SDPipeline.from_pretrained(model)
     if scheduler is not None:
-        scheduler_class = SDDDPMScheduler if scheduler == "ddpm" else getattr(diffusers, SCHEDULERS[scheduler])
-        pipe.scheduler = scheduler_class.from_config(pipe.scheduler.config)
+        use_scheduler(pipe, scheduler)
     return pipe.to(device)
 
 

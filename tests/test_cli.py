@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from sd_pipeline import SDPipeline, cli
+from sd_pipeline.samplers import SCHEDULERS
 from tests.components import tiny_components, tiny_scheduler, tiny_unconditional_unet, tiny_vae
 
 PROMPT = "a red circle"
@@ -64,7 +65,7 @@ def test_options_of_the_call(model, tmp_path):
     assert pixels(tmp_path / "a.png").shape == (16, 48, 3)
 
 
-@pytest.mark.parametrize("scheduler", cli.SCHEDULERS)
+@pytest.mark.parametrize("scheduler", SCHEDULERS)
 def test_schedulers(model, tmp_path, scheduler):
     # diffusers' PNDM cannot take fewer steps than 4.
     options = ["--prompt", PROMPT, "--num-inference-steps", "4", "--scheduler", scheduler]
