@@ -23,6 +23,8 @@ def model_card(
     results: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     tags: Sequence[str] = (),
+    metadata: Mapping[str, Any] | None = None,
+    fields: Mapping[str, str] | None = None,
 ) -> str:
     """Fill in the template of a model card.
 
@@ -30,13 +32,19 @@ def model_card(
         template (`str` or `os.PathLike`): Path of the template, such as `model_cards/pipeline.md`: Markdown with
             `string.Template` placeholders.
         name (`str`): Title of the card.
-        repository (`str`): What to give to `from_pretrained`: a folder, or a name on the Hub.
+        repository (`str`):
+            What to give to `from_pretrained`: a folder, or a name on the Hub. Of an absolute path the last part is
+            told: where things lie on this machine is nobody else's business.
         example_prompt (`str`, *optional*): A prompt that shows what the model can do; `None` for an unconditional one.
         loads_in_diffusers (`bool`, *optional*, defaults to `True`): Whether plain diffusers can generate with it.
         recommended_call (`Mapping[str, int | float]`, *optional*): Arguments of a call at their best values.
         results (`Mapping[str, Any]`, *optional*): What was measured; a value may be a mapping of its own.
-        config (`Mapping[str, Any]`, *optional*): The configuration of the run, plain values only.
+        config (`Mapping[str, Any]`, *optional*):
+            The configuration of the run, plain values only. Absolute paths in it are told likewise.
         tags (sequence of `str`, *optional*): Further tags for the Hub.
+        metadata (`Mapping[str, Any]`, *optional*):
+            What else the Hub is to know, in its words: `license`, `model-index` and others.
+        fields (`Mapping[str, str]`, *optional*): Placeholders of this template alone, and what takes their place.
 
     Returns:
         `str`: Markdown with YAML front matter.
@@ -46,8 +54,9 @@ def model_card(
     """
     call = {**({"prompt": example_prompt} if example_prompt is not None else {}), **(recommended_call or {})}
     prompt = [json.dumps(example_prompt, ensure_ascii=False)] if example_prompt is not None else []
-    fields = {
-        "metadata": _metadata(example_prompt is not None, tags),
+    repository = without_local_paths(repository)
+    known = {
+        "metadata": _metadata(example_prompt is not None, tags, metadata or {}),
         "name": name,
         "repository": repository,
         "summary": _summary(example_prompt is not None),
@@ -55,26 +64,58 @@ def model_card(
         "stock_use": _stock_use(repository, _arguments(call)) if loads_in_diffusers else _NOT_IN_STOCK,
         "recommended_call": f"pipe({_arguments(call)})",
         "results": _results_table(results or {}),
-        "config": yaml.safe_dump(dict(config or {}), sort_keys=False, allow_unicode=True),
+        "config": yaml.safe_dump(without_local_paths(dict(config or {})), sort_keys=False, allow_unicode=True),
+        **(fields or {}),
     }
     try:
-        return Template(Path(template).read_text(encoding="utf-8")).substitute(fields)
+        return Template(Path(template).read_text(encoding="utf-8")).substitute(known)
     except KeyError as error:
-        raise ValueError(f"{template}: unknown field {error}; there are {', '.join(fields)}") from None
+        raise ValueError(f"{template}: unknown field {error}; there are {', '.join(known)}") from None
     except ValueError as error:
         raise ValueError(f"{template}: {error} (a dollar sign of its own is written $$)") from None
+
+
+def without_local_paths(value: Any) -> Any:
+    """Keep of every absolute path its last part.
+
+    Args:
+        value (`Any`): A string, or mappings and lists that hold some.
+
+    Returns:
+        `Any`: The same, of plain `dict` and `list`.
+    """
+    if isinstance(value, Mapping):
+        return {key: without_local_paths(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_local_paths(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Write a table.
+
+    Args:
+        header (sequence of `str`): Titles of the columns.
+        rows (sequence of sequences of `str`): The cells.
+
+    Returns:
+        `str`: Markdown, several lines.
+    """
+    first, *others = [f"| {' | '.join(cells)} |".replace("\n", " ") for cells in (header, *rows)]
+    return "\n".join([first, "|" + "---|" * len(header), *others])
 
 
 _NOT_IN_STOCK = "This package is needed: diffusers has no class for all of what this model is made of."
 
 
-def _metadata(takes_prompts: bool, tags: Sequence[str]) -> str:
+def _metadata(takes_prompts: bool, tags: Sequence[str], further: Mapping[str, Any]) -> str:
     metadata = {
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image" if takes_prompts else "unconditional-image-generation",
         "tags": ["sd_pipeline", "diffusers", *(["stable-diffusion"] if takes_prompts else []), *tags],
+        **further,
     }
-    return yaml.safe_dump(metadata, sort_keys=False)
+    return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
 
 
 def _summary(takes_prompts: bool) -> str:
@@ -101,11 +142,8 @@ def _arguments(call: Mapping[str, Any]) -> str:
 def _results_table(results: Mapping[str, Any]) -> str:
     if not results:
         return "Nothing has been measured yet."
-    lines = ["| measure | value |", "|---|---|"]
-    for measure, value in _flatten(results):
-        shown = f"{value:.4g}" if isinstance(value, float) else str(value)
-        lines.append(f"| {measure} | {shown} |".replace("\n", " "))
-    return "\n".join(lines)
+    shown = [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in _flatten(results)]
+    return markdown_table(["measure", "value"], shown)
 
 
 def _flatten(results: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

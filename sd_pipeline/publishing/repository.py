@@ -33,6 +33,8 @@ def export_pipeline(
     tokenizer: CLIPTokenizer | None = None,
     recommended_call: Mapping[str, int | float] | None = None,
     card: str | None = None,
+    files: Mapping[str, bytes] | None = None,
+    max_megabytes: float | None = None,
 ) -> None:
     """Write a repository that both `SDPipeline.from_pretrained` and plain diffusers load.
 
@@ -48,10 +50,12 @@ def export_pipeline(
         tokenizer ([`~transformers.CLIPTokenizer`], *optional*): With the text encoder.
         recommended_call (`Mapping[str, int | float]`, *optional*): Defaults of a call; see [`SDPipeline`].
         card (`str`, *optional*): The model card, Markdown with its YAML front matter.
+        files (`Mapping[str, bytes]`, *optional*): Further files, such as pictures of the card, by their names.
+        max_megabytes (`float`, *optional*): How large all files together may be, in units of 10^6 bytes.
 
     Raises:
-        ValueError: If a weight is not finite, the components do not fit together, or the recommended call is
-            impossible.
+        ValueError: If a weight is not finite, the components do not fit together, the recommended call is impossible,
+            or the files are too large.
         RepositoryError: If the folder is there and is something else than such a repository.
     """
     target = Path(folder).absolute()
@@ -74,6 +78,11 @@ def export_pipeline(
         pipeline.save_pretrained(staged)
         if card is not None:
             (staged / CARD_FILE).write_text(card, encoding="utf-8")
+        for name, content in (files or {}).items():
+            (staged / name).write_bytes(content)
+        megabytes = sum(path.stat().st_size for path in staged.rglob("*") if path.is_file()) / 1e6
+        if max_megabytes is not None and megabytes > max_megabytes:
+            raise ValueError(f"{folder} would take {megabytes:.1f} MB; allowed: at most {max_megabytes:g} MB")
         _settle(staged)
         _put_in_place(staged, target)
     finally:

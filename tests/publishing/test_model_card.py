@@ -47,6 +47,23 @@ def test_card_of_a_text_to_image_model():
         compile(block, "card", "exec")
 
 
+def test_what_a_template_and_the_hub_ask_for_beyond(tmp_path):
+    template = tmp_path / "card.md"
+    template.write_text("---\n$metadata---\n$name: $score")
+    card = model_card(template, **FACTS, fields={"score": "99% [98, 100]"}, metadata={"license": "apache-2.0"})
+    assert front_matter(card)["license"] == "apache-2.0"
+    assert card.endswith("digits: 99% [98, 100]")
+
+
+def test_no_local_path_is_told():
+    config = {"output_dir": "/home/me/run", "list": [{"dataset": "/data/mine"}], "kept": "outputs/digits", "seed": 0}
+    card = model_card(TEMPLATE, **{**FACTS, "repository": "/home/me/run/pipeline"}, config=config)
+    assert "/home" not in card
+    assert 'SDPipeline.from_pretrained("pipeline")' in card
+    told = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert told == {"output_dir": "run", "list": [{"dataset": "mine"}], "kept": "outputs/digits", "seed": 0}
+
+
 def test_card_of_a_model_that_needs_this_package():
     facts = {**FACTS, "example_prompt": None, "loads_in_diffusers": False, "recommended_call": None}
     card = model_card(TEMPLATE, **facts)

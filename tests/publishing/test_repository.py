@@ -173,6 +173,21 @@ def test_failed_export_leaves_the_old_repository(exported):
     image_of(SDPipeline.from_pretrained(exported))
 
 
+def test_further_files(exported):
+    export_pipeline(exported, **tiny_components(), files={"samples.png": b"picture"}, max_megabytes=5)
+    assert (exported / "samples.png").read_bytes() == b"picture"
+
+
+def test_too_large_a_repository_replaces_nothing(exported):
+    size = sum(path.stat().st_size for path in exported.rglob("*") if path.is_file()) / 1e6
+    with pytest.raises(ValueError, match=rf"pipeline would take {size + 1:.1f} MB; allowed: at most 0.5 MB"):
+        export_pipeline(
+            exported, **tiny_components(), card="# Card\n", files={"samples.png": bytes(1_000_000)}, max_megabytes=0.5
+        )
+    assert not (exported / "samples.png").exists()
+    assert [path.name for path in exported.parent.iterdir()] == ["pipeline"]
+
+
 def test_model_of_pixels(tmp_path):
     unet = tiny_unconditional_unet(in_channels=3, out_channels=3)
     scheduler = tiny_components()["scheduler"]
