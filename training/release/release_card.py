@@ -1,0 +1,95 @@
+"""The card of a model that is shipped: what its template asks for beyond that of any pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from sd_pipeline import SDPipeline
+from sd_pipeline.publishing.model_card import markdown_table, model_card, without_local_paths
+from sd_pipeline.publishing.stock_layout import is_stock
+from training.config import STAGES
+from training.engine.run_folder import RunFolder
+from training.release.measured_score import MeasuredScore
+
+_MODEL_OF = {"text_encoder": "text_encoder", "autoencoder": "vae", "diffusion": "unet"}
+
+
+def release_card(
+    template: Path,
+    run: RunFolder,
+    pipe: SDPipeline,
+    config: Mapping[str, Any],
+    output: Path,
+    prompts: Sequence[str],
+    measured: MeasuredScore | None = None,
+    hardware: str | None = None,
+) -> str:
+    """Write the card.
+
+    Args:
+        template (`Path`): Such as `model_cards/shapes-64.md`.
+        run (`RunFolder`): The finished run.
+        pipe (`SDPipeline`): What is released.
+        config (`Mapping[str, Any]`): The configuration of the run.
+        output (`Path`): Where it is released, as the user gave it.
+        prompts (sequence of `str`): Those of the samples, at least one.
+        measured (`MeasuredScore`, *optional*): Its score.
+        hardware (`str`, *optional*): On what it was trained.
+
+    Returns:
+        `str`: Markdown with YAML front matter.
+
+    Raises:
+        ValueError: If the template asks for something else.
+        OSError: If it cannot be read.
+    """
+    name, repository = output.name, without_local_paths(output.as_posix())
+    metadata: dict[str, Any] = {"license": "apache-2.0"}
+    fields = {"score": "Nothing has been measured yet.", "command": ""}
+    if measured is not None:
+        metadata["model-index"] = measured.model_index(name)
+        fields["score"] = measured.tables()
+        fields["command"] = f"This command gives these numbers:\n\n```\n{measured.command(repository)}\n```"
+    *_, height, width = pipe.latents_shape(1, None, None)
+    return model_card(
+        template,
+        name=name,
+        repository=repository,
+        example_prompt=prompts[0],
+        loads_in_diffusers=all(map(is_stock, pipe.components.values())),
+        recommended_call=pipe.config["recommended_call"],
+        config=config,
+        metadata=metadata,
+        fields={
+            **fields,
+            "size": f"{width * pipe.vae_scale_factor}x{height * pipe.vae_scale_factor}",
+            "caption_limit": str(pipe.tokenizer.model_max_length),
+            "stages": stages_table(run, pipe, config),
+            "hardware": f"Hardware: {hardware}." if hardware else "The hardware was not recorded.",
+        },
+    )
+
+
+def stages_table(run: RunFolder, pipe: SDPipeline, config: Mapping[str, Any]) -> str:
+    """Tell how long every finished stage was trained.
+
+    Args:
+        run (`RunFolder`): The run.
+        pipe (`SDPipeline`): What it made.
+        config (`Mapping[str, Any]`): Its configuration.
+
+    Returns:
+        `str`: A table in Markdown.
+    """
+    rows = []
+    for stage in STAGES:
+        record, model = run.record(stage), getattr(pipe, _MODEL_OF[stage])
+        if record is not None and model is not None:
+            parameters = sum(parameter.numel() for parameter in model.parameters())
+            batch = str(config.get(stage, {}).get("train_batch_size", "not recorded"))
+            time = str(timedelta(seconds=round(record["seconds"])))
+            rows.append([stage, f"{parameters:,}", f"{record['step']:,}", batch, time])
+    return markdown_table(["stage", "parameters", "updates", "images an update and process", "time"], rows)
