@@ -58,6 +58,8 @@ def evaluate_captions(
         ValueError: If there is no such CLIP, or the data set has fewer images.
     """
     protocol = call.protocol(pipe)
+    if len(dataset) < MIN_PROMPTS:
+        raise ValueError(f"--dataset-split: has {len(dataset)} images; allowed: splits of at least {MIN_PROMPTS}")
     if not MIN_PROMPTS <= num_prompts <= len(dataset):
         raise ValueError(f"--num-prompts {num_prompts}: allowed: {MIN_PROMPTS} to {len(dataset)}, the split's images")
     judge = load_clip_judge(pipe.name_or_path, clip, pipe.device)

@@ -14,6 +14,7 @@ from tests.components import tiny_components
 from tests.training.evaluation.tiny_clip import PROJECTION_DIM, save_as_run, tiny_clip
 from training.data.captioned_images import CaptionedImages
 from training.data.digits import DigitsSource
+from training.data.image_source import SourceSubset
 from training.evaluation import suite_captions
 from training.evaluation.image_features import INCEPTION_FILE
 from training.evaluation.suite import Call, Report
@@ -120,6 +121,9 @@ def test_wrong_input_is_refused_before_anything_is_generated(pipe, dataset, monk
     for number in (7, 360):
         with pytest.raises(ValueError, match=f"^--num-prompts {number}: allowed: 8 to 359"):
             evaluate_captions(pipe, dataset, number, CALL)
+    few = CaptionedImages(SourceSubset(dataset.source, range(7)), 32)
+    with pytest.raises(ValueError, match=r"^--dataset-split: has 7 images; allowed: splits of at least 8"):
+        evaluate_captions(pipe, few, 7, CALL)
     with pytest.raises(ValueError, match=r"^--clip /nowhere/at/all: .*allowed: folder or Hub name"):
         evaluate_captions(pipe, dataset, NUM_PROMPTS, CALL, clip="/nowhere/at/all")
     with pytest.raises(ValueError, match=r"^--clip is not given"):
