@@ -216,6 +216,9 @@ class DiffusionConfig(StageConfig):
         snr_gamma: Gamma of min-SNR weighting (5 is usual); null weights all timesteps alike (Algorithm 1).
         timestep_sampling: `uniform` draws every timestep by itself; `stratified` spreads those of consecutive samples
             evenly, so that the loss of a batch varies less.
+        weighting_scheme: Density of the timesteps: `none` is uniform, `logit_normal` that of Esser et al. 2024.
+        logit_mean: Mean of the logit of t / T of `logit_normal`; above 0 favours noisy timesteps.
+        logit_std: Its standard deviation.
         noise_offset: Standard deviation of noise that is equal over an image, a channel.
         sample_posterior: Train on samples of the autoencoder's posterior; otherwise on its mode, which spares the
             U-Net noise that nothing can predict.
@@ -228,6 +231,9 @@ class DiffusionConfig(StageConfig):
     proportion_empty_prompts: float = 0.1
     snr_gamma: float | None = None
     timestep_sampling: Literal["uniform", "stratified"] = "uniform"
+    weighting_scheme: Literal["none", "logit_normal"] = "none"
+    logit_mean: float = 0.0
+    logit_std: float = 1.0
     noise_offset: float = 0.0
     sample_posterior: bool = True
     cache_latents: bool = False
@@ -244,6 +250,9 @@ class DiffusionConfig(StageConfig):
         require(0 <= proportion <= 1, "diffusion.proportion_empty_prompts", proportion, "in [0, 1]")
         offset = self.noise_offset
         require(0 <= offset < INFINITY, "diffusion.noise_offset", offset, "at least 0 and finite")
+        mean, std = self.logit_mean, self.logit_std
+        require(-INFINITY < mean < INFINITY, "diffusion.logit_mean", mean, "finite")
+        require(0 < std < INFINITY, "diffusion.logit_std", std, "above 0 and finite")
         for name in ("snr_gamma", "text_encoder_learning_rate"):
             value = getattr(self, name)
             is_possible = value is None or 0 < value < INFINITY

@@ -22,11 +22,12 @@ from training.config import DiffusionConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize
 from training.data.latent_cache import CachedLatents
-from training.engine.random_streams import standard_normal, stratified_uniform, uniform
+from training.engine.random_streams import standard_normal, uniform
 from training.engine.task import Batch, Validation
 from training.tasks.components import FrozenModels, build, build_unet, downsampling_factor
 from training.tasks.parameter_groups import decay_matrices_only
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
+from training.tasks.timestep_sampling import draw_timesteps
 
 CARD_TEMPLATE = Path(__file__).parents[2] / "model_cards" / "pipeline.md"
 _PICTURES = 8
@@ -157,8 +158,7 @@ class DiffusionTask:
             offset = standard_normal(seed, "diffusion/offset", numbers, (self.latent_shape[0], 1, 1))
             batch["noise"] += self.settings.noise_offset * offset
         num_timesteps = self.scheduler.config["num_train_timesteps"]
-        draw = stratified_uniform if self.settings.timestep_sampling == "stratified" else uniform
-        batch["timesteps"] = (draw(seed, "diffusion/timestep", numbers) * num_timesteps).long()
+        batch["timesteps"] = draw_timesteps(self.settings, seed, numbers, num_timesteps)
         if self.frozen.tokenizer is not None:
             dropped = uniform(seed, "diffusion/caption_drop", numbers) < self.settings.proportion_empty_prompts
             captions = ["" if drop else s["caption"] for drop, s in zip(dropped.tolist(), samples, strict=True)]

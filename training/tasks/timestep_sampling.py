@@ -1,0 +1,47 @@
+"""Which timesteps the U-Net is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from training.config import DiffusionConfig
+from training.engine.random_streams import stratified_uniform, uniform
+
+
+def logit_normal_quantile(probability: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+    """Turn uniform numbers into logit-normal ones: the quantile function (Esser et al. 2024, eq. 19).
+
+    t = sigmoid(mean + std Phi^-1(u))
+
+    Args:
+        probability (`torch.Tensor`): u in [0, 1), floating point.
+        mean (`float`): Mean of the logit of t; above 0 favours noisy timesteps.
+        std (`float`): Standard deviation of the logit.
+
+    Returns:
+        `torch.Tensor` of the same shape and dtype, in [0, 1].
+    """
+    return torch.sigmoid(mean + std * torch.special.ndtri(probability))
+
+
+def draw_timesteps(
+    settings: DiffusionConfig, seed: int, sample_numbers: Sequence[int], num_train_timesteps: int
+) -> torch.Tensor:
+    """Draw a timestep for every sample, keyed by its number.
+
+    Args:
+        settings (`DiffusionConfig`): Density and sampling.
+        seed (`int`): The seed of the run.
+        sample_numbers (sequence of `int`): Global sample numbers.
+        num_train_timesteps (`int`): T.
+
+    Returns:
+        `torch.LongTensor` of shape `(len(sample_numbers),)`, in [0, T).
+    """
+    draw = stratified_uniform if settings.timestep_sampling == "stratified" else uniform
+    points = draw(seed, "diffusion/timestep", sample_numbers)
+    if settings.weighting_scheme == "logit_normal":
+        points = logit_normal_quantile(points, settings.logit_mean, settings.logit_std)
+    return (points * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
