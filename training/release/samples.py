@@ -24,5 +24,5 @@ def draw_samples(pipe: SDPipeline, prompts: Sequence[str]) -> bytes:
     pictures = generate_images(pipe, prompts, Call(seed=0))
     prints = [Print(picture, prompt) for picture, prompt in zip(pictures, prompts, strict=True)]
     page = io.BytesIO()
-    contact_sheet([("", prints)], columns=4).save(page, format="PNG", optimize=True)
+    contact_sheet([(f"seeds 0 to {len(prints) - 1}", prints)], columns=4).save(page, format="PNG", optimize=True)
     return page.getvalue()
