@@ -84,16 +84,30 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> Report:
         return evaluate_shapes(pipe, num_prompts, call)
     if options.suite == "digits":
         return evaluate_digits(pipe, num_prompts, call)
+    return measure_on_dataset(options, pipe, call)
+
+
+def measure_on_dataset(options: argparse.Namespace, pipe: SDPipeline, call: Call) -> Report:
+    """Run the suite `captions`, and note in its protocol which data set it is about."""
+    names = {
+        "dataset": options.dataset,
+        "dataset_split": options.dataset_split or "validation",
+        "image_column": options.image_column or "image",
+        "caption_column": options.caption_column or "text",
+    }
     dataset = load_captioned_images(
-        options.dataset_split or "validation",
-        dataset=options.dataset,
+        names["dataset_split"],
+        dataset=names["dataset"],
         resolution=options.resolution or call.protocol(pipe)["width"],
-        image_column=options.image_column or "image",
-        caption_column=options.caption_column or "text",
+        image_column=names["image_column"],
+        caption_column=names["caption_column"],
     )
-    if options.num_prompts is None:
-        num_prompts = min(num_prompts, len(dataset))
-    return evaluate_captions(pipe, dataset, num_prompts, call, options.clip)
+    num_prompts = options.num_prompts
+    if num_prompts is None:
+        num_prompts = min(NUM_PROMPTS["captions"], len(dataset))
+    report = evaluate_captions(pipe, dataset, num_prompts, call, options.clip)
+    report.results["protocol"] |= names
+    return report
 
 
 def hand_over(report: Report, model: str, output: Path) -> None:

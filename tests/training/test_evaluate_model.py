@@ -11,6 +11,7 @@ import pytest
 
 from sd_pipeline import SDPipeline
 from tests.components import tiny_components, tiny_scheduler, tiny_unconditional_unet, tiny_vae
+from tests.training.evaluation.tiny_clip import save_as_run, tiny_clip
 from tests.training.runs import ROOT, TIMEOUT, environment, launch_command
 from training.evaluate_model import default_output, main
 
@@ -61,6 +62,15 @@ def test_digits(model, tmp_path, capsys):
     assert read(tmp_path / "a" / "b" / "digits.json")["seconds"]["diffusion"] == 12
     assert "seconds, diffusion" in capsys.readouterr().out
     assert (tmp_path / "a" / "b" / "digits.png").is_file()
+
+
+def test_captions_name_their_data_set(model, tmp_path):
+    save_as_run(model.parent, tiny_clip())
+    command = ["--model", str(model), "--suite", "captions", "--dataset", "digits", "--num-prompts", "8"]
+    assert main([*command, "--output", str(tmp_path)]) == 0
+    protocol = read(tmp_path / "captions.json")["protocol"]
+    told = {"dataset": "digits", "dataset_split": "validation", "image_column": "image", "caption_column": "text"}
+    assert {name: protocol[name] for name in told} == told
 
 
 @pytest.mark.parametrize(

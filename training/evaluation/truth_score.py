@@ -9,6 +9,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from training.data.shape_scenes import KINDS, SPLITS, split_of
+from training.evaluation.suite import aligned
 from training.evaluation.truth import PARTS, Verdict
 from training.evaluation.truth_grammar import parse_caption
 
@@ -93,7 +94,7 @@ class Score:
             kinds = [str(split.kinds[kind]) if kind in split.kinds else "-" for kind in KINDS]
             passed.append([name, prompts, str(split.passed), *kinds])
             failed.append([name, prompts, *(str(split.failed[part]) for part in PARTS)])
-        return f"{_aligned(passed)}\n\n{_aligned(failed)}"
+        return f"{aligned(passed)}\n\n{aligned(failed)}"
 
 
 def score(captions: Sequence[str], verdicts: Sequence[Verdict]) -> Score:
@@ -132,9 +133,3 @@ def _score_split(judged: list[tuple[str, Verdict]]) -> SplitScore:
 
 def _pass_rate(verdicts: list[Verdict]) -> Rate:
     return Rate(sum(verdict.passed for verdict in verdicts), len(verdicts))
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-    return "\n".join(line.rstrip() for line in lines)
