@@ -11,8 +11,9 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from sd_pipeline.argument_parser import ArgumentParser
 from sd_pipeline.pretrained_models import DEFAULT_MODEL
 from sd_pipeline.samplers import SCHEDULERS, use_scheduler
 
@@ -130,17 +131,10 @@ def _side_by_side(images: list[Image]) -> Image:
     return make_image_grid(images, rows=len(images) // num_columns, cols=num_columns)
 
 
-class _Parser(argparse.ArgumentParser):
-    """Raises where `argparse` prints the usage, which hides the line that matters."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (see {self.prog} --help)")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="sd-pipeline", description="Generate pictures with a model of your own.", allow_abbrev=False)
+    parser = ArgumentParser(prog="sd-pipeline", description="Generate pictures with a model of your own.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_generate(commands.add_parser("generate", help="pictures of a prompt", allow_abbrev=False))
+    _add_generate(commands.add_parser("generate", help="pictures of a prompt"))
     return parser
 
 

@@ -57,6 +57,7 @@ def offences(folder: str, *forbidden: str) -> list[str]:
         ("sd_pipeline/schedulers", ["sd_pipeline.models", "sd_pipeline.pipelines", "sd_pipeline.publishing"]),
         ("training/engine", ["training.tasks", "training.data", "training.evaluation", "sd_pipeline"]),
         ("training/tasks", ["training.engine.trainer", "training.config_io"]),
+        ("training/release", ["training.tasks", "training.engine.trainer"]),
         ("training/data", ["training.tasks", "training.evaluation", "training.config", "training.engine.trainer"]),
         ("training/data", ["sd_pipeline.pipelines", "sd_pipeline.schedulers", "sd_pipeline.publishing"]),
         ("training/evaluation", ["training.tasks", "training.engine", "training.config"]),

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sd_pipeline import SDPipeline
+from sd_pipeline.argument_parser import ArgumentParser
 from sd_pipeline.publishing.repository import export_pipeline, refuse_foreign_folder
 from sd_pipeline.samplers import SCHEDULERS, use_scheduler
 from training.config_io import read_yaml
@@ -33,8 +34,8 @@ CARD_TEMPLATE = Path(__file__).parents[1] / "model_cards" / "shapes-64.md"
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
-    options = parse_options(arguments)
     try:
+        options = parse_options(arguments)
         release(options)
     except (OSError, ValueError) as error:
         print(" ".join(str(error).split()), file=sys.stderr)
@@ -45,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description="Make of a finished run a model that is shipped.", allow_abbrev=False)
+    parser = ArgumentParser(description="Make of a finished run a model that is shipped.")
     add = parser.add_argument
     add("--run", type=Path, required=True, help="output_dir of the run")
     add("--output", type=Path, required=True, help="folder of the released model; an older model in it is replaced")

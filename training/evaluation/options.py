@@ -5,21 +5,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
+from sd_pipeline.argument_parser import ArgumentParser
 from sd_pipeline.samplers import SCHEDULERS
 from training.evaluation.suite import Call
 
 NUM_PROMPTS = {"shapes": 300, "digits": 200, "captions": 1000}
 """Each suite, and how many images it generates by default; `shapes` generates that many of each split."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """Raises where `argparse` prints the usage, once for each process."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise what is wrong with the arguments."""
-        raise ValueError(f"{message} (see {self.prog} --help)")
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -34,7 +26,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         ValueError: If an option is unknown, missing, impossible or not for this suite.
     """
-    parser = _Parser(description="Measure a finished pipeline.", allow_abbrev=False)
+    parser = ArgumentParser(description="Measure a finished pipeline.")
     defaults = ", ".join(f"{number} for {suite}" for suite, number in NUM_PROMPTS.items())
     add = parser.add_argument
     add("--model", required=True, metavar="FOLDER_OR_REPO", help="folder of a pipeline, or its name on the Hub")

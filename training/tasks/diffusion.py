@@ -231,11 +231,11 @@ class DiffusionTask:
         card = model_card(
             CARD_TEMPLATE,
             name=Path(self.config.output_dir).name,
-            repository=_without_local_path(f"{self.config.output_dir}/pipeline"),
+            repository=f"{self.config.output_dir}/pipeline",
             example_prompt=self._prompts()[0] if has_text else None,
             loads_in_diffusers=has_text and self.frozen.vae is not None and self._predicts_what_stock_knows,
             recommended_call=recommended_call,
-            config=self._published_config(),
+            config=dataclasses.asdict(self.config),
         )
         export_pipeline(
             folder,
@@ -252,16 +252,5 @@ class DiffusionTask:
     def _predicts_what_stock_knows(self) -> bool:
         return self.scheduler.config["prediction_type"] != "mean"
 
-    def _published_config(self) -> dict[str, Any]:
-        config = dataclasses.asdict(self.config)
-        config["output_dir"] = _without_local_path(config["output_dir"])
-        config["data"]["dataset"] = _without_local_path(config["data"]["dataset"])
-        return config
-
     def _prompts(self) -> list[str]:
         return self.config.evaluation.validation_prompts or list(dict.fromkeys(self.captions))[:_PICTURES]
-
-
-def _without_local_path(path: str) -> str:
-    """Keep of an absolute path its last part: where things lie on this machine is nobody else's business."""
-    return Path(path).name if Path(path).is_absolute() else path
