@@ -151,6 +151,10 @@ class TrainConfig:
             allowed = "'no' with diffusion.scheduler.prediction_type 'mean', whose x_0 needs float32 predictions"
             require(self.mixed_precision == "no", "mixed_precision", self.mixed_precision, allowed)
 
+        key, allowed = "diffusion.train_text_encoder", "false with text_encoder.training 'frozen' ('joint' trains it)"
+        is_frozen = self.text_encoder.training == "frozen"
+        require(not (self.diffusion.train_text_encoder and is_frozen), key, True, allowed)
+
         is_augmented = self.data.random_flip or not self.data.center_crop
         allowed = "false with data.random_flip or without data.center_crop, which change the images each time"
         require(not (self.diffusion.cache_latents and is_augmented), "diffusion.cache_latents", True, allowed)

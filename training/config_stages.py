@@ -223,7 +223,10 @@ class DiffusionConfig(StageConfig):
         sample_posterior: Train on samples of the autoencoder's posterior; otherwise on its mode, which spares the
             U-Net noise that nothing can predict.
         cache_latents: Encode every image once, before training; only for images that are not augmented.
-        text_encoder_learning_rate: Peak learning rate of a jointly trained text encoder; null takes `learning_rate`.
+        train_text_encoder: Go on training a contrastive text encoder with the U-Net. Contrast within a batch teaches
+            it which things are in a picture, and hardly how they stand to each other.
+        text_encoder_learning_rate: Peak learning rate of a text encoder that learns with the U-Net; null takes
+            `learning_rate`.
     """
 
     unet: dict[str, Any] = field(default_factory=_default_unet)
@@ -237,6 +240,7 @@ class DiffusionConfig(StageConfig):
     noise_offset: float = 0.0
     sample_posterior: bool = True
     cache_latents: bool = False
+    train_text_encoder: bool = False
     text_encoder_learning_rate: float | None = None
 
     @property

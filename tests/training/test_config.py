@@ -46,6 +46,13 @@ IMPOSSIBLE = [
     ("diffusion.noise_offset", INF, {}),
     ("diffusion.text_encoder_learning_rate", 0.0, {}),
     ("diffusion.text_encoder_learning_rate", INF, {}),
+    ("diffusion.logit_mean", INF, {}),
+    ("diffusion.logit_std", 0.0, {}),
+    (
+        "diffusion.train_text_encoder",
+        True,
+        {"text_encoder.training": "frozen", "text_encoder.pretrained_model_name_or_path": "a"},
+    ),
     ("diffusion.cache_latents", True, {"data.random_flip": True}),
     ("diffusion.cache_latents", True, {"data.center_crop": False}),
     ("evaluation.num_inference_steps", 0, {}),

@@ -205,16 +205,21 @@ def test_two_processes_train_as_one(finished, tmp_path):
 
 
 def test_two_processes_train_every_stage(tmp_path):
-    """Contrastive training compares the pairs of both processes; the autoencoder synchronises its gradients."""
+    """Contrastive training compares the pairs of both processes; the others synchronise their gradients.
+
+    So do the U-Net and a text encoder that goes on learning with it.
+    """
     config = tiny_config(tmp_path / "out", report_to="tensorboard")
     for stage in ("text_encoder", "autoencoder", "diffusion"):
         config[stage] |= {"train_batch_size": 4, "max_train_steps": 3}
+    config["diffusion"]["train_text_encoder"] = True
     process = run_training(["--config", str(write_config(tmp_path / "run.yaml", config))], num_processes=2)
     assert process.returncode == 0, process.stderr
     assert len(list((tmp_path / "out" / "logs").rglob("events.*"))) == 1
     one = tiny_config(tmp_path / "one")
     for stage in ("text_encoder", "autoencoder", "diffusion"):
         one[stage] |= {"train_batch_size": 8, "max_train_steps": 3}
+    one["diffusion"]["train_text_encoder"] = True
     process = run_training(["--config", str(write_config(tmp_path / "one.yaml", one))])
     assert process.returncode == 0, process.stderr
     for stage in ("text_encoder", "autoencoder", "diffusion"):

@@ -119,7 +119,8 @@ class DiffusionTask:
         torch.manual_seed(config.seed)
         self.unet = build_unet(config, channels, size, hidden_size)
         self.scheduler = build_scheduler(config, in_pixel_space=vae is None)
-        self.learns_text = config.text_encoder.training == "joint" and frozen.text_encoder is not None
+        learns_text = config.text_encoder.training == "joint" or self.settings.train_text_encoder
+        self.learns_text = learns_text and frozen.text_encoder is not None
         if self.settings.gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         for model in (frozen.vae, None if self.learns_text else frozen.text_encoder):

@@ -264,6 +264,18 @@ def test_a_joint_text_encoder_may_have_its_own_learning_rate():
         assert {id(p) for group in groups for p in group["params"]} == {id(p) for p in task.model.parameters()}
 
 
+def test_a_contrastive_text_encoder_may_go_on_learning():
+    tokenizer = tiny_tokenizer()
+    models = FrozenModels(tokenizer, tiny_text_encoder(tokenizer), tiny_vae())
+    task = task_of(models, diffusion__train_text_encoder=True)
+    trained = {id(parameter) for group in task.parameter_groups() for parameter in group["params"]}
+    assert {id(parameter) for parameter in models.text_encoder.parameters()} < trained
+    task.model(**task.prepare_batch(task.collate(samples(task, range(4)))))["loss"].mean().backward()
+    gradients = [parameter.grad for parameter in models.text_encoder.parameters()]
+    assert all(gradient is not None for gradient in gradients)
+    assert any(gradient.abs().max() > 0 for gradient in gradients)
+
+
 def test_pixel_space_needs_no_earlier_stage():
     task = task_of()
     batch = task.prepare_batch(task.collate(samples(task, range(2))))
