@@ -37,5 +37,5 @@ def packaged_model(name: str | os.PathLike) -> Path | None:
         if (place / name).is_dir():
             return place / name
     raise FileNotFoundError(
-        f"{name} comes with sd_pipeline, but is missing from its installation in {_PLACES[0]}; install it again"
+        f"{name} is not in this installation of sd_pipeline ({_PLACES[0]}); give the folder or name of another model"
     )

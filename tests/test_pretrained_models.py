@@ -47,7 +47,7 @@ def test_model_that_the_installation_lacks(tmp_path, monkeypatch):
     monkeypatch.setattr(pretrained_models, "_PLACES", (tmp_path, tmp_path / "other"))
     monkeypatch.chdir(tmp_path)
     for load in (packaged_model, SDPipeline.from_pretrained, SDPipeline.load_config):
-        with pytest.raises(FileNotFoundError, match=f"^{DEFAULT_MODEL} comes with sd_pipeline, but") as error:
+        with pytest.raises(FileNotFoundError, match=f"^{DEFAULT_MODEL} is not in this installation") as error:
             load(DEFAULT_MODEL)
         assert "\n" not in str(error.value)
 
@@ -79,4 +79,4 @@ def test_the_command_line_says_that_it_is_missing(tmp_path, monkeypatch, capsys)
     monkeypatch.chdir(tmp_path)
     assert cli.main(["generate", "--prompt", "a red circle", "--output", "out.png"]) == cli.BAD_INPUT
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"sd-pipeline: {DEFAULT_MODEL} comes with sd_pipeline, but is missing")
+    assert line.startswith(f"sd-pipeline: {DEFAULT_MODEL} is not in this installation of sd_pipeline")

@@ -223,8 +223,7 @@ class DiffusionConfig(StageConfig):
         sample_posterior: Train on samples of the autoencoder's posterior; otherwise on its mode, which spares the
             U-Net noise that nothing can predict.
         cache_latents: Encode every image once, before training; only for images that are not augmented.
-        train_text_encoder: Go on training a contrastive text encoder with the U-Net. Contrast within a batch teaches
-            it which things are in a picture, and hardly how they stand to each other.
+        train_text_encoder: Go on training a contrastive text encoder with the U-Net.
         text_encoder_learning_rate: Peak learning rate of a text encoder that learns with the U-Net; null takes
             `learning_rate`.
     """

@@ -55,7 +55,9 @@ class CachedLatents(Dataset[LatentSample]):
             for rows, pixel_values in zip(batches, progress, strict=True):
                 posterior = vae.encode(pixel_values.to(vae.device)).latent_dist
                 posteriors[0, rows], posteriors[1, rows] = posterior.mean.float().cpu(), posterior.std.float().cpu()
-        self.means, self.stds = reduce(posteriors.to(processes.device), "sum").cpu()
+        if processes.num_processes > 1:
+            posteriors = reduce(posteriors.to(processes.device), "sum").cpu()
+        self.means, self.stds = posteriors
 
     def __len__(self) -> int:
         return len(self.dataset)
