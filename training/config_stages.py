@@ -144,6 +144,8 @@ class TextEncoderConfig(StageConfig):
         model: Keyword arguments of `CLIPTextConfig`; the vocabulary comes from the tokenizer.
         vision_model: Keyword arguments of `CLIPVisionConfig`, the image tower of contrastive training.
         projection_dim: Size of the space in which texts and images are compared.
+        thumbnail_weight: Factor of the squared error of an 8x8 thumbnail that contrastive training lets the text
+            encoder draw from a caption; it teaches relations, which contrast alone does not. 0 draws none.
     """
 
     training: Literal["contrastive", "joint", "frozen"] = "contrastive"
@@ -152,6 +154,7 @@ class TextEncoderConfig(StageConfig):
     model: dict[str, Any] = field(default_factory=_default_text_model)
     vision_model: dict[str, Any] = field(default_factory=_default_vision_model)
     projection_dim: int = 256
+    thumbnail_weight: float = 0.0
 
     @property
     def stage(self) -> str:
@@ -162,6 +165,10 @@ class TextEncoderConfig(StageConfig):
         super().__post_init__()
         require(self.projection_dim >= 1, "text_encoder.projection_dim", self.projection_dim, "at least 1")
         require(self.vocab_size >= 514, "text_encoder.vocab_size", self.vocab_size, "at least 514 (bytes and marks)")
+        weight = self.thumbnail_weight
+        require(0 <= weight < INFINITY, "text_encoder.thumbnail_weight", weight, "at least 0 and finite")
+        if self.training != "contrastive":
+            require(weight == 0, "text_encoder.thumbnail_weight", weight, "0 unless training is 'contrastive'")
         path = self.pretrained_model_name_or_path
         if self.training == "frozen":
             require(bool(path), "text_encoder.pretrained_model_name_or_path", path, "given when training is 'frozen'")

@@ -19,6 +19,7 @@ from training.engine.task import Batch, Validation
 from training.tasks.components import build_clip_model, build_text_model, load_text_encoder, text_model_config
 from training.tasks.losses import contrastive_loss
 from training.tasks.parameter_groups import decay_matrices_only
+from training.tasks.thumbnail import ThumbnailDecoder, thumbnail_error
 
 MAX_LOGIT_SCALE = 100.0
 _VALIDATION_IMAGES = 256
@@ -34,18 +35,25 @@ def gather_with_gradient(local: torch.Tensor) -> torch.Tensor:
 
 
 class ContrastiveModel(torch.nn.Module):
-    """Both towers of CLIP with the symmetric contrastive loss over the global batch.
+    """Both towers of CLIP with the symmetric contrastive loss over the global batch, and a thumbnail's error if asked.
 
     Equal captions are positives of each other, not negatives. The loss compares all pairs of a batch, so it is no mean
     over samples and cannot be accumulated.
 
     Args:
         clip (`transformers.CLIPModel`): The towers.
+        thumbnail_weight (`float`, defaults to 0.0):
+            Factor of the squared error of a thumbnail that is drawn from the text's states; 0 draws none.
     """
 
-    def __init__(self, clip: CLIPModel) -> None:
+    def __init__(self, clip: CLIPModel, thumbnail_weight: float = 0.0) -> None:
         super().__init__()
         self.clip = clip
+        self.thumbnail_weight = thumbnail_weight
+        text = clip.config.text_config
+        self.thumbnail_decoder = (
+            ThumbnailDecoder(text.hidden_size, text.num_attention_heads) if thumbnail_weight > 0 else None
+        )
 
     def forward(self, pixel_values: torch.Tensor, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
         """Compare every image with every caption.
@@ -58,14 +66,19 @@ class ContrastiveModel(torch.nn.Module):
             `dict`: `"loss"` of shape `(batch_size,)`.
         """
         images = F.normalize(self.image_embeddings(pixel_values), dim=-1)
-        texts = F.normalize(self.text_embeddings(input_ids), dim=-1)
+        states = self.clip.text_model(input_ids=input_ids)
+        texts = F.normalize(self.clip.text_projection(states.pooler_output), dim=-1)
         all_images, all_texts = gather_with_gradient(images), gather_with_gradient(texts)
         all_ids = gather(input_ids)
         is_positive = (input_ids[:, None] == all_ids[None]).all(-1)
         scale = self.clip.logit_scale.exp().clamp(max=MAX_LOGIT_SCALE)
         to_text = contrastive_loss(images, all_texts, is_positive, scale)
         to_image = contrastive_loss(texts, all_images, is_positive, scale)
-        return {"loss": (to_text + to_image) / 2}
+        loss = (to_text + to_image) / 2
+        if self.thumbnail_decoder is not None:
+            thumbnails = self.thumbnail_decoder(states.last_hidden_state)
+            loss = loss + self.thumbnail_weight * thumbnail_error(thumbnails, pixel_values)
+        return {"loss": loss}
 
     def image_embeddings(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Embed images; `(batch_size, projection_dim)`."""
@@ -108,7 +121,7 @@ class TextEncoderTask:
             clip = build_clip_model(block, self.tokenizer, config.data.resolution)
             if block.gradient_checkpointing:
                 clip.gradient_checkpointing_enable()
-            self.model = ContrastiveModel(clip)
+            self.model = ContrastiveModel(clip, block.thumbnail_weight)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups."""
@@ -126,7 +139,7 @@ class TextEncoderTask:
         return batch
 
     def validate(self, step: int) -> Validation:
-        """Measure how often an image's caption is the nearest of all captions."""
+        """Measure how often an image's caption is the nearest of all captions, and how well it tells the thumbnail."""
         if not isinstance(self.model, ContrastiveModel) or not self.validation_dataset:
             return Validation()
         device = self.model.clip.logit_scale.device
@@ -137,7 +150,13 @@ class TextEncoderTask:
         images = F.normalize(self.model.image_embeddings(pixel_values), dim=-1)
         texts = F.normalize(self.model.text_embeddings(tokenize(self.tokenizer, captions).to(device)), dim=-1)
         nearest = (images @ texts.T).argmax(1).cpu()
-        return Validation(metrics={"caption_accuracy": float((nearest == truth).float().mean())})
+        metrics = {"caption_accuracy": float((nearest == truth).float().mean())}
+        if self.model.thumbnail_decoder is not None:
+            input_ids = tokenize(self.tokenizer, [sample["caption"] for sample in samples]).to(device)
+            states = self.model.clip.text_model(input_ids=input_ids).last_hidden_state
+            error = thumbnail_error(self.model.thumbnail_decoder(states), pixel_values)
+            metrics["thumbnail_error"] = float(error.mean())
+        return Validation(metrics=metrics)
 
     def export(self, folder: Path) -> None:
         """Write `tokenizer`, `text_encoder` and, after contrastive training, both towers as `clip`."""
