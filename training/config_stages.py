@@ -226,6 +226,9 @@ class DiffusionConfig(StageConfig):
         weighting_scheme: Density of the timesteps: `none` is uniform, `logit_normal` that of Esser et al. 2024.
         logit_mean: Mean of the logit of t / T of `logit_normal`; above 0 favours noisy timesteps.
         logit_std: Its standard deviation.
+        logit_mean_start: The mean at the first sample; null starts at `logit_mean`. A start above it shows the U-Net
+            noise, where a caption is all there is to go by, before pictures.
+        logit_mean_start_samples: Samples over which the mean goes from there to `logit_mean`.
         noise_offset: Standard deviation of noise that is equal over an image, a channel.
         sample_posterior: Train on samples of the autoencoder's posterior; otherwise on its mode, which spares the
             U-Net noise that nothing can predict.
@@ -243,6 +246,8 @@ class DiffusionConfig(StageConfig):
     weighting_scheme: Literal["none", "logit_normal"] = "none"
     logit_mean: float = 0.0
     logit_std: float = 1.0
+    logit_mean_start: float | None = None
+    logit_mean_start_samples: int = 50_000
     noise_offset: float = 0.0
     sample_posterior: bool = True
     cache_latents: bool = False
@@ -263,6 +268,10 @@ class DiffusionConfig(StageConfig):
         mean, std = self.logit_mean, self.logit_std
         require(-INFINITY < mean < INFINITY, "diffusion.logit_mean", mean, "finite")
         require(0 < std < INFINITY, "diffusion.logit_std", std, "above 0 and finite")
+        start, samples = self.logit_mean_start, self.logit_mean_start_samples
+        fits = start is None or (self.weighting_scheme == "logit_normal" and -INFINITY < start < INFINITY)
+        require(fits, "diffusion.logit_mean_start", start, "finite and with weighting_scheme 'logit_normal', or null")
+        require(samples >= 1, "diffusion.logit_mean_start_samples", samples, "at least 1")
         for name in ("snr_gamma", "text_encoder_learning_rate"):
             value = getattr(self, name)
             is_possible = value is None or 0 < value < INFINITY

@@ -51,6 +51,9 @@ IMPOSSIBLE = [
     ("diffusion.text_encoder_learning_rate", INF, {}),
     ("diffusion.logit_mean", INF, {}),
     ("diffusion.logit_std", 0.0, {}),
+    ("diffusion.logit_mean_start", 4.0, {}),
+    ("diffusion.logit_mean_start", INF, {"diffusion.weighting_scheme": "logit_normal"}),
+    ("diffusion.logit_mean_start_samples", 0, {}),
     (
         "diffusion.train_text_encoder",
         True,

@@ -10,20 +10,41 @@ from training.config import DiffusionConfig
 from training.engine.random_streams import stratified_uniform, uniform
 
 
-def logit_normal_quantile(probability: torch.Tensor, mean: float, std: float) -> torch.Tensor:
+def logit_normal_quantile(probability: torch.Tensor, mean: torch.Tensor | float, std: float) -> torch.Tensor:
     """Turn uniform numbers into logit-normal ones: the quantile function (Esser et al. 2024, eq. 19).
 
     t = sigmoid(mean + std Phi^-1(u))
 
     Args:
         probability (`torch.Tensor`): u in [0, 1), floating point.
-        mean (`float`): Mean of the logit of t; above 0 favours noisy timesteps.
+        mean (`float` or `torch.Tensor` of the shape of `probability`):
+            Mean of the logit of t; above 0 favours noisy timesteps.
         std (`float`): Standard deviation of the logit.
 
     Returns:
         `torch.Tensor` of the same shape and dtype, in [0, 1].
     """
     return torch.sigmoid(mean + std * torch.special.ndtri(probability))
+
+
+def mean_logits(settings: DiffusionConfig, sample_numbers: Sequence[int]) -> torch.Tensor:
+    """Move the mean of the logit of t linearly from where it starts to where it stays.
+
+    What a caption decides is decided where all is noise; there the U-Net has to read it. Shown few such timesteps among
+    many that it can do from the picture alone, it may not begin to.
+
+    Args:
+        settings (`DiffusionConfig`): `logit_mean`, and the start and length of the way to it.
+        sample_numbers (sequence of `int`): Global sample numbers, from 0.
+
+    Returns:
+        `torch.Tensor` of shape `(len(sample_numbers),)`, float64.
+    """
+    numbers = torch.tensor(sample_numbers, dtype=torch.float64)
+    if settings.logit_mean_start is None:
+        return torch.full_like(numbers, settings.logit_mean)
+    way = (numbers / settings.logit_mean_start_samples).clamp(max=1.0)
+    return settings.logit_mean_start + way * (settings.logit_mean - settings.logit_mean_start)
 
 
 def draw_timesteps(
@@ -43,5 +64,5 @@ def draw_timesteps(
     draw = stratified_uniform if settings.timestep_sampling == "stratified" else uniform
     points = draw(seed, "diffusion/timestep", sample_numbers)
     if settings.weighting_scheme == "logit_normal":
-        points = logit_normal_quantile(points, settings.logit_mean, settings.logit_std)
+        points = logit_normal_quantile(points, mean_logits(settings, sample_numbers), settings.logit_std)
     return (points * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)

@@ -9,7 +9,7 @@ from scipy import stats
 from scipy.special import expit
 
 from tests.training.configurations import tiny_train_config
-from training.tasks.timestep_sampling import draw_timesteps, logit_normal_quantile
+from training.tasks.timestep_sampling import draw_timesteps, logit_normal_quantile, mean_logits
 
 MANY = range(20_000)
 
@@ -43,3 +43,20 @@ def test_every_timestep_is_one_of_the_schedule(mean):
 
 def test_the_density_is_uniform_unless_asked_otherwise():
     assert stats.kstest((drawn().numpy() + 0.5) / 1000, "uniform").pvalue > 0.01
+
+
+def test_the_mean_goes_from_its_start_to_its_place():
+    values = {"logit_mean": 1.0, "logit_mean_start": 4.0, "logit_mean_start_samples": 100}
+    config = tiny_train_config(
+        diffusion__weighting_scheme="logit_normal", **{f"diffusion__{key}": value for key, value in values.items()}
+    )
+    means = mean_logits(config.diffusion, [0, 25, 50, 100, 100_000])
+    torch.testing.assert_close(means, torch.tensor([4.0, 3.25, 2.5, 1.0, 1.0], dtype=torch.float64))
+
+
+def test_a_timestep_depends_on_its_sample_alone():
+    values = {"weighting_scheme": "logit_normal", "logit_mean_start": 4.0, "logit_mean_start_samples": 300}
+    settings = tiny_train_config(**{f"diffusion__{key}": value for key, value in values.items()}).diffusion
+    together = draw_timesteps(settings, 3, range(64), 1000)
+    parts = [draw_timesteps(settings, 3, part, 1000) for part in (range(0, 64, 2), range(1, 64, 2))]
+    assert torch.equal(together[0::2], parts[0]) and torch.equal(together[1::2], parts[1])
