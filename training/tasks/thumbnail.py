@@ -12,9 +12,9 @@ THUMBNAIL_SIZE = 8
 class ThumbnailDecoder(nn.Module):
     """One transformer layer whose queries are the places of a small picture and whose memory are a caption's states.
 
-    The contrast of a batch is won by naming what is in a picture; that two things are the other way round is seldom the
-    difference between two of its captions, so a text encoder learns late, or never, to put a relation into its states.
-    Here no picture is right before it does. The layer has no text of its own: what it draws, the states must say.
+    The contrast of a batch is won by naming what is in a picture; that two things are the other way round is seldom
+    the difference between two of its captions, so a text encoder learns late, or never, to put a relation into its
+    states. Here no picture is right before it does. The layer has no text of its own: what it draws, they must say.
 
     Args:
         hidden_size (`int`): Width of the text encoder.

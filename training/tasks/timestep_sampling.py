@@ -30,8 +30,8 @@ def logit_normal_quantile(probability: torch.Tensor, mean: torch.Tensor | float,
 def mean_logits(settings: DiffusionConfig, sample_numbers: Sequence[int]) -> torch.Tensor:
     """Move the mean of the logit of t linearly from where it starts to where it stays.
 
-    What a caption decides is decided where all is noise; there the U-Net has to read it. Shown few such timesteps among
-    many that it can do from the picture alone, it may not begin to.
+    What a caption decides is decided where all is noise; there the U-Net has to read it. Shown few such timesteps
+    among many that it can do from the picture alone, it may not begin to.
 
     Args:
         settings (`DiffusionConfig`): `logit_mean`, and the start and length of the way to it.

@@ -1,0 +1,86 @@
+"""The model that travels with the package: whole, small, stock, and as good as its card says."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from sd_pipeline import SDPipeline
+from sd_pipeline.pretrained_models import DEFAULT_MODEL
+from tests.source_files import ROOT
+from training.evaluation.suite_shapes import TruthScenes
+from training.evaluation.truth import check
+
+FOLDER = ROOT / DEFAULT_MODEL
+MAX_BYTES = 32_000_000
+PROMPT = "a large red star above a small blue ring on a grey background"
+# A series of scenes that neither training nor the score of the card is from.
+SERIES = -424_242
+# Far below what the card says, as the test has few prompts.
+LOWEST_RATE = 0.7
+
+
+def generators(count: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(number) for number in range(count)]
+
+
+def test_it_is_small_and_made_of_nothing_but_data():
+    files = [path for path in FOLDER.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= MAX_BYTES
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt", ".md", ".png"}
+
+
+def test_its_card_shows_its_score_and_how_to_reproduce_it():
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    assert "--suite shapes" in card
+    assert "seen" in card
+    assert "pair" in card
+    for picture in ("samples.png", "training_curve.png"):
+        assert picture in card
+        assert (FOLDER / picture).is_file()
+
+
+def test_its_recommended_call_is_the_default():
+    recommended = json.loads((FOLDER / "model_index.json").read_text(encoding="utf-8"))["_sd_pipeline"]
+    pipe = SDPipeline.from_pretrained(DEFAULT_MODEL)
+    assert recommended["num_inference_steps"] <= 25
+    for key, value in pipe.config["recommended_call"].items():
+        assert recommended[key] == value
+
+
+def test_plain_diffusers_gives_the_same_pictures():
+    ours = SDPipeline.from_pretrained(DEFAULT_MODEL)
+    stock = StableDiffusionPipeline.from_pretrained(FOLDER)
+    for pipe in (ours, stock):
+        pipe.set_progress_bar_config(disable=True)
+    expected = ours(PROMPT, generator=generators(1), output_type="np").images
+    images = stock(PROMPT, generator=generators(1), output_type="np", **ours.config["recommended_call"]).images
+    torch.testing.assert_close(torch.from_numpy(images), torch.from_numpy(expected), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_fresh_captions_of_every_split_come_true():
+    num_prompts = 40
+    pipe = SDPipeline.from_pretrained(DEFAULT_MODEL)
+    pipe.set_progress_bar_config(disable=True)
+    captions = TruthScenes(num_prompts, 64, SERIES).captions
+    images = [image for start in range(0, len(captions), 20) for image in _generate(pipe, captions, start, 20)]
+    passed = [check(image, caption).passed for image, caption in zip(images, captions, strict=True)]
+    rates = [sum(passed[start : start + num_prompts]) / num_prompts for start in range(0, len(passed), num_prompts)]
+    assert min(rates) >= LOWEST_RATE, rates
+
+
+def _generate(pipe: SDPipeline, captions: list[str], start: int, count: int) -> list:
+    return pipe(captions[start : start + count], generator=generators(count)).images
+
+
+@pytest.mark.slow
+def test_the_command_line_draws_with_it_by_default(tmp_path):
+    command = [sys.executable, "-m", "sd_pipeline.cli", "generate", "--prompt", PROMPT, "--seed", "0"]
+    subprocess.run([*command, "--output", str(tmp_path / "out.png")], check=True, cwd=tmp_path, timeout=120)
+    assert (tmp_path / "out.png").stat().st_size > 500
