@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from accelerate.utils import gather
 from torch.utils.data import Dataset
-from transformers import CLIPModel, CLIPTextModel
+from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel
 
 from training.config import TrainConfig
 from training.data.captioned_images import CaptionedImages
@@ -50,7 +50,7 @@ class ContrastiveModel(torch.nn.Module):
         super().__init__()
         self.clip = clip
         self.thumbnail_weight = thumbnail_weight
-        text = clip.config.text_config
+        text = cast(CLIPTextConfig, clip.config.text_config)
         self.thumbnail_decoder = (
             ThumbnailDecoder(text.hidden_size, text.num_attention_heads) if thumbnail_weight > 0 else None
         )
