@@ -89,6 +89,7 @@ class EvaluationConfig:
         scheduler_config: Keys in which it differs from the scheduler of training.
         num_inference_steps: Recommended number of denoising steps.
         guidance_scale: Recommended guidance.
+        eta: Recommended share of DDPM's noise that DDIM adds in each step, from 0 to 1.
         validation_prompts: Prompts of the validation pictures; empty takes captions of the data set.
     """
 
@@ -96,6 +97,7 @@ class EvaluationConfig:
     scheduler_config: dict[str, Any] = field(default_factory=dict)
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    eta: float = 0.0
     validation_prompts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -103,6 +105,7 @@ class EvaluationConfig:
         require(steps >= 1, "evaluation.num_inference_steps", steps, "at least 1")
         scale = self.guidance_scale
         require(0 <= scale < float("inf"), "evaluation.guidance_scale", scale, "at least 0 and finite")
+        require(0 <= self.eta <= 1, "evaluation.eta", self.eta, "in [0, 1]")
 
 
 @dataclass(frozen=True)

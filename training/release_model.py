@@ -57,6 +57,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--scheduler", choices=list(SCHEDULERS), help="recommended sampler (default: that of the run)")
     add("--num-inference-steps", type=int, help="recommended number of steps (default: that of the run)")
     add("--guidance-scale", type=float, help="recommended guidance (default: that of the run)")
+    add("--eta", type=float, help="recommended noise that DDIM adds, 0 to 1 (default: that of the run)")
     add("--max-megabytes", type=float, default=32, help="how large all files together may be (default: 32)")
     return parser.parse_args(arguments)
 
@@ -100,7 +101,7 @@ def release(options: argparse.Namespace) -> None:
 def rounded_pipeline(folder: Path, options: argparse.Namespace) -> SDPipeline:
     """Load a run's pipeline with its weights as they will be on disk, and with the recommended call of the options."""
     pipe = SDPipeline.from_pretrained(folder)
-    asked = {"num_inference_steps": options.num_inference_steps, "guidance_scale": options.guidance_scale}
+    asked = {name: getattr(options, name) for name in ("num_inference_steps", "guidance_scale", "eta")}
     recommended = {name: value for name, value in asked.items() if value is not None}
     for model in (pipe.unet, pipe.vae):
         if model is not None:

@@ -64,6 +64,8 @@ IMPOSSIBLE = [
     ("evaluation.num_inference_steps", 0, {}),
     ("evaluation.guidance_scale", -1.0, {}),
     ("evaluation.guidance_scale", INF, {}),
+    ("evaluation.eta", -0.1, {}),
+    ("evaluation.eta", 1.1, {}),
     *(
         (f"{stage}.{name}", value, {})
         for stage in STAGES

@@ -143,7 +143,7 @@ def test_score_in_the_card(measured, released, evaluation):
     assert "Nothing has been measured" not in card
     for told in ("**passed**", "**failed**", "**ceiling**", "32x32 pixels, DDIMScheduler, 2 steps, guidance scale 3"):
         assert told in card
-    command = "--num-prompts 2 --num-inference-steps 2 --guidance-scale 3.0 --seed 3 --batch-size 25"
+    command = "--num-prompts 2 --num-inference-steps 2 --guidance-scale 3.0 --eta 0.0 --seed 3 --batch-size 25"
     assert f"--model shapes-64 --suite shapes \\\n    {command}" in card
     data = ModelCard(card).data
     assert data.model_name == "shapes-64"
@@ -155,10 +155,10 @@ def test_score_in_the_card(measured, released, evaluation):
 
 
 def test_recommendation_may_be_changed(run, tmp_path):
-    arguments = ["--num-inference-steps", "3", "--guidance-scale", "1.5", "--scheduler", "dpm++"]
+    arguments = ["--num-inference-steps", "3", "--guidance-scale", "1.5", "--eta", "1", "--scheduler", "dpm++"]
     assert release(run, tmp_path / "m", *arguments, "--prompt", "a blue square", "--prompt", "x") == 0
     pipe = SDPipeline.from_pretrained(tmp_path / "m")
-    assert pipe.config["recommended_call"] == {"num_inference_steps": 3, "guidance_scale": 1.5}
+    assert pipe.config["recommended_call"] == {"num_inference_steps": 3, "guidance_scale": 1.5, "eta": 1.0}
     assert type(pipe.scheduler).__name__ == "DPMSolverMultistepScheduler"
     card = (tmp_path / "m" / "README.md").read_text()
     assert 'pipe("a blue square"' in card

@@ -31,6 +31,7 @@ def generate_images(pipe: SDPipeline, prompts: Sequence[str], call: Call) -> lis
             [prompts[number] for number in numbers],
             num_inference_steps=call.num_inference_steps,
             guidance_scale=call.guidance_scale,
+            eta=call.eta,
             generator=[call.generator(number) for number in numbers],
             return_dict=False,
         )

@@ -34,6 +34,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--num-prompts", type=int, help=f"images to generate; of shapes, of each split (default: {defaults})")
     add("--num-inference-steps", type=int, help="default: the model's recommended number")
     add("--guidance-scale", type=float, help="default: the model's recommended guidance")
+    add("--eta", type=float, help="noise that DDIM adds, 0 to 1 (default: the model's recommended share)")
     add("--scheduler", choices=list(SCHEDULERS), help="sampler (default: the model's own)")
     add("--seed", type=int, default=Call.seed, help="of the noise, and of the captions of shapes (default: 0)")
     add("--batch-size", type=int, default=Call.batch_size, help="images made at a time (default: 25)")

@@ -22,6 +22,7 @@ class Call:
     Args:
         num_inference_steps (`int`, *optional*): Steps from noise to image; by default as the model recommends.
         guidance_scale (`float`, *optional*): How closely prompts are followed; by default as the model recommends.
+        eta (`float`, *optional*): Share of DDPM's noise that DDIM adds; by default as the model recommends.
         seed (`int`, defaults to 0): Names the noise of all images, and what else a suite draws; two seeds share none.
         batch_size (`int`, defaults to 25): Images made at a time.
 
@@ -31,6 +32,7 @@ class Call:
 
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    eta: float | None = None
     seed: int = 0
     batch_size: int = 25
 
@@ -61,7 +63,7 @@ class Call:
             raise ValueError(f"{pipe.name_or_path}: takes no prompts as text; allowed: text-to-image models")
         pipe.check_components()
         numbers = pipe.fill_in_recommended(
-            num_inference_steps=self.num_inference_steps, guidance_scale=self.guidance_scale
+            num_inference_steps=self.num_inference_steps, guidance_scale=self.guidance_scale, eta=self.eta
         )
         *_, height, width = pipe.latents_shape(1, None, None)
         return {

@@ -76,7 +76,7 @@ class MeasuredScore:
         Returns:
             `str`: What to type in a checkout, with every number of the protocol.
         """
-        names = ("num_prompts", "num_inference_steps", "guidance_scale", "seed", "batch_size")
+        names = ("num_prompts", "num_inference_steps", "guidance_scale", "eta", "seed", "batch_size")
         options = " ".join(f"--{name.replace('_', '-')} {self.protocol[name]}" for name in names)
         return (
             f"accelerate launch training/evaluate_model.py --model {shlex.quote(repository)} --suite shapes \\\n"

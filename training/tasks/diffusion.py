@@ -216,6 +216,7 @@ class DiffusionTask:
             latents=latents.to(self.unet.device),
             num_inference_steps=evaluation.num_inference_steps,
             guidance_scale=evaluation.guidance_scale,
+            eta=evaluation.eta,
             generator=torch.Generator().manual_seed(self.config.seed),
             return_dict=False,
         )
@@ -229,6 +230,8 @@ class DiffusionTask:
         recommended_call: dict[str, int | float] = {"num_inference_steps": evaluation.num_inference_steps}
         if has_text:
             recommended_call["guidance_scale"] = evaluation.guidance_scale
+        if evaluation.eta > 0:
+            recommended_call["eta"] = evaluation.eta
         card = model_card(
             CARD_TEMPLATE,
             name=Path(self.config.output_dir).name,

@@ -35,6 +35,7 @@ def test_the_protocol_is_what_the_pipeline_does(pipe):
     assert sampling_line(protocol) == expected
     asked = Call(num_inference_steps=7, guidance_scale=2.0).protocol(pipe)
     assert (asked["num_inference_steps"], asked["guidance_scale"], asked["eta"]) == (7, 2.0, 0.5)
+    assert Call(eta=0.0).protocol(pipe)["eta"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -55,6 +56,8 @@ def test_calls_that_the_model_refuses(pipe):
         Call(num_inference_steps=0).protocol(pipe)
     with pytest.raises(ValueError, match="`guidance_scale` is nan"):
         Call(guidance_scale=float("nan")).protocol(pipe)
+    with pytest.raises(ValueError, match="`eta` is 2"):
+        Call(eta=2.0).protocol(pipe)
     unconditional = SDPipeline(unet=tiny_unconditional_unet(), vae=tiny_vae(), scheduler=tiny_scheduler())
     with pytest.raises(ValueError, match="takes no prompts as text; allowed: text-to-image models"):
         Call().protocol(unconditional)
