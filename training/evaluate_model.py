@@ -74,9 +74,7 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> Report:
     logging.set_verbosity_error()
     logging.disable_progress_bar()  # That of loading; generating has one.
     transformers.utils.logging.disable_progress_bar()
-    call = Call(
-        options.num_inference_steps, options.guidance_scale, options.eta, options.seed, options.batch_size
-    )
+    call = Call(options.num_inference_steps, options.guidance_scale, options.eta, options.seed, options.batch_size)
     pipe = SDPipeline.from_pretrained(options.model)
     if options.scheduler is not None:
         use_scheduler(pipe, options.scheduler)
