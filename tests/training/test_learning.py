@@ -19,7 +19,7 @@ LONGEST = 1_800
 # In brackets what the run reaches.
 LOWEST_PSNR = 28.0  # (30.3)
 LARGEST_THUMBNAIL_ERROR = 0.04  # (0.029)
-# Of 120 pictures; an untrained model has a quarter of the backgrounds right and nothing else.
+# Of 120 pictures; by chance a quarter of the backgrounds would be right.
 LOWEST_BACKGROUND = 0.95  # (0.99)
 LOWEST_COUNT = 0.33  # (0.44) as many objects as the caption says
 LOWEST_COUNT_AND_COLOUR = 0.10  # (0.18) and their colours; by chance it would be an eighth of them at most

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from sd_pipeline import SDDDPMScheduler
+from sd_pipeline import SDDDPMScheduler, SDPipeline
 from sd_pipeline.schedulers.signal_to_noise import min_snr_weights
 from tests.components import tiny_text_encoder, tiny_tokenizer, tiny_unconditional_unet, tiny_unet, tiny_vae
 from tests.training.configurations import some_digits, tiny_train_config
@@ -299,6 +299,14 @@ def test_validation_pictures_are_fixed(frozen):
                 pictures.append(task.validate(seed).images["samples"])
             assert pictures[0].size == size
             assert np.array_equal(*map(np.asarray, pictures))
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_the_recommended_call_goes_into_the_export(frozen, tmp_path, eta):
+    task_of(frozen, evaluation__eta=eta, evaluation__guidance_scale=1.5).export(tmp_path / "pipeline")
+    recommended = SDPipeline.from_pretrained(tmp_path / "pipeline").config["recommended_call"]
+    expected = {"num_inference_steps": 2, "guidance_scale": 1.5} | ({"eta": eta} if eta else {})
+    assert recommended == expected
 
 
 def test_prompts_are_those_of_the_data_where_none_are_given(frozen):
