@@ -10,7 +10,7 @@ from PIL import Image
 
 from training.data.errors import DataError
 from training.data.image_source import Caption
-from training.data.image_transforms import to_rgb
+from sd_pipeline.images import to_rgb
 
 MAX_IMAGE_PIXELS = 100_000_000
 # Above this, Pillow itself refuses to open a picture.

@@ -1,89 +1,10 @@
-"""From a picture as its file holds it to `pixel_values`: upright, RGB, cropped square, resized, in [-1, 1].
-
-Pillow's own `convert("RGB")` clips 16-bit grey to white, turns floating point black, shows what transparency hid and
-leaves a picture lying on its side when EXIF says how to turn it.
-"""
+"""From an RGB picture to `pixel_values`: cropped square, resized, in [-1, 1]."""
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import torch
-from PIL import Image, ImageCms
-
-_EXIF_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-_WHITE_OF_INTEGERS = (65535,)
-_WHITE_OF_FLOATS = (1, 255, 65535)
-_WIDE_MODES = {
-    "I;16": _WHITE_OF_INTEGERS,
-    "I;16B": _WHITE_OF_INTEGERS,
-    "I;16L": _WHITE_OF_INTEGERS,
-    "I;16N": _WHITE_OF_INTEGERS,
-    "I": _WHITE_OF_INTEGERS,
-    "F": _WHITE_OF_FLOATS,
-}
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn any picture upright and into RGB, as a person sees it on a white page.
-
-    Grey of 16 bits is scaled (65535 is white), grey of 32-bit integers too; floating point grey is taken to range up
-    to the smallest of 1, 255 and 65535 that holds its largest value. What is transparent shows white. CMYK goes
-    through its colour profile where it has one.
-
-    Args:
-        image (`PIL.Image.Image`): A picture in any mode.
-
-    Returns:
-        `PIL.Image.Image`: the picture in RGB.
-
-    Raises:
-        ValueError: If grey values are negative, not finite or above 65535, so that nobody can tell which is white.
-    """
-    image = _upright(image)
-    if image.mode in _WIDE_MODES:
-        return _wide_grey_to_rgb(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    if image.mode == "CMYK" and image.info.get("icc_profile"):
-        profile = ImageCms.ImageCmsProfile(io.BytesIO(image.info["icc_profile"]))
-        to_srgb = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
-        return to_srgb.apply(image)
-    return image.convert("RGB")
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    image.load()  # Which turns a TIFF already.
-    try:
-        orientation = image.getexif().get(_EXIF_ORIENTATION)
-    except Exception:  # Damaged EXIF, whose parsing raises anything, tells no orientation.
-        return image
-    turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
-
-
-def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
-    allowed = _WIDE_MODES[image.mode]
-    lowest, highest = values.min(), values.max()
-    if not (lowest >= 0 and highest <= allowed[-1]):
-        raise ValueError(f"grey values from {lowest:g} to {highest:g}; allowed: 0 to {allowed[-1]}")
-    white = next(value for value in allowed if highest <= value)
-    grey = np.rint(values * (255 / white)).astype(np.uint8)
-    if "transparency" in image.info:
-        grey[values == image.info["transparency"]] = 255
-    return Image.fromarray(grey).convert("RGB")
+from PIL import Image
 
 
 def crop_and_resize(image: Image.Image, resolution: int, position: tuple[float, float] = (0.5, 0.5)) -> Image.Image:

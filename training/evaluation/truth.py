@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from training.data.image_transforms import to_rgb
+from sd_pipeline.images import to_rgb
 from training.data.shape_scenes import RELATIONS, Scene, SceneObject
 from training.evaluation.truth_grammar import parse_caption
 from training.evaluation.truth_objects import identify, segment
