@@ -8,9 +8,9 @@ from abc import ABC, abstractmethod
 
 from PIL import Image
 
+from sd_pipeline.images import to_rgb
 from training.data.errors import DataError
 from training.data.image_source import Caption
-from sd_pipeline.images import to_rgb
 
 MAX_IMAGE_PIXELS = 100_000_000
 # Above this, Pillow itself refuses to open a picture.
