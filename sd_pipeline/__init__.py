@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL as SDAutoencoderKL
     from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel as SDUNet2DConditionModel
+    from sd_pipeline.pipelines.pipeline_img2img import SDImg2ImgPipeline as SDImg2ImgPipeline
+    from sd_pipeline.pipelines.pipeline_inpaint import SDInpaintPipeline as SDInpaintPipeline
+    from sd_pipeline.pipelines.pipeline_outpaint import SDOutpaintPipeline as SDOutpaintPipeline
     from sd_pipeline.pipelines.pipeline_sd import SDPipeline as SDPipeline
     from sd_pipeline.schedulers.scheduling_ddpm import SDDDPMScheduler as SDDDPMScheduler
 
@@ -22,12 +25,23 @@ _MODULE_OF = {
     "SDUNet2DConditionModel": "sd_pipeline.models.unet_2d_condition",
     "SDDDPMScheduler": "sd_pipeline.schedulers.scheduling_ddpm",
     "SDPipeline": "sd_pipeline.pipelines.pipeline_sd",
+    "SDImg2ImgPipeline": "sd_pipeline.pipelines.pipeline_img2img",
+    "SDInpaintPipeline": "sd_pipeline.pipelines.pipeline_inpaint",
+    "SDOutpaintPipeline": "sd_pipeline.pipelines.pipeline_outpaint",
     # diffusers looks these base classes up by name in the module that a public class says it lives in.
     "ModelMixin": "diffusers.models.modeling_utils",
     "SchedulerMixin": "diffusers.schedulers.scheduling_utils",
 }
 
-__all__ = ["SDAutoencoderKL", "SDDDPMScheduler", "SDPipeline", "SDUNet2DConditionModel"]
+__all__ = [
+    "SDAutoencoderKL",
+    "SDDDPMScheduler",
+    "SDImg2ImgPipeline",
+    "SDInpaintPipeline",
+    "SDOutpaintPipeline",
+    "SDPipeline",
+    "SDUNet2DConditionModel",
+]
 
 
 def __getattr__(name: str) -> Any:

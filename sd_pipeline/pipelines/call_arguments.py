@@ -105,6 +105,33 @@ def check_recommended_call(recommended_call: Mapping[str, Any]) -> None:
     check_numbers(**{**STOCK_CALL, **recommended_call})
 
 
+def check_strength(strength: Any) -> None:
+    """Check how much of an image is to be changed.
+
+    Args:
+        strength (`float`): In [0, 1].
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    require(_is_number(strength) and 0 <= strength <= 1, "strength", strength, "a number from 0 to 1")
+
+
+def check_padding(padding: Any) -> None:
+    """Check by how much an image is to be extended.
+
+    Args:
+        padding (sequence of four `int`): At the left, top, right and bottom, in pixels; one of them at least above 0.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    fits = isinstance(padding, (list, tuple)) and len(padding) == 4
+    fits = fits and all(_is_integer(side) and side >= 0 for side in padding)
+    allowed = "(left, top, right, bottom) in pixels: four integers of at least 0, not all 0"
+    require(fits and any(padding), "padding", padding, allowed)
+
+
 def check_image_size(height: Any, width: Any, multiple: int) -> None:
     """Check the size of the images.
 
@@ -186,7 +213,11 @@ def check_options(
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and bool(value >= 1)
+    return _is_integer(value) and bool(value >= 1)
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,7 +1,7 @@
 """The denoising loop: the one loop of every task, and the guidance inside it.
 
-A task (text-to-image, and whatever else starts from noise) is a way to build `DenoisingInputs`; from there on all are
-alike. How prompts become embeddings, and latents images, is not here.
+A task (text-to-image, image-to-image, inpainting, outpainting) is a way to build `DenoisingInputs`; from there on all
+are alike. How prompts become embeddings, and latents images, is not here.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sd_pipeline.pipelines.known_region import KnownRegion
 from sd_pipeline.pipelines.scheduler_use import Scheduler, step_arguments
+from sd_pipeline.pipelines.windows import predict_in_windows
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,12 @@ class DenoisingInputs:
         eta (`float`, defaults to 0.0): Share of DDPM's noise that DDIM adds, in [0, 1]. Other schedulers ignore it.
         generator (`torch.Generator` or a sequence of `batch_size` of them, *optional*): Where steps draw noise from.
         cross_attention_kwargs (`dict[str, Any]`, *optional*): Passed to the attention processors of the U-Net.
+        added_channels (`torch.Tensor` of shape `(batch_size, 1 + num_channels, height, width)`, *optional*):
+            For U-Nets that are trained to inpaint: the mask, and the latents of the masked image. They stand after
+            `latents` in the U-Net's input and stay as they are.
+        known (`KnownRegion`, *optional*): What is put back after each step.
+        window (`tuple[int, int]`, *optional*): Height and width of the windows through which the U-Net sees latents
+            that are larger. `None` shows it everything at once.
         interrupted (`bool`, defaults to `False`): Whether to stop with the latents as they are.
     """
 
@@ -44,6 +52,9 @@ class DenoisingInputs:
     eta: float = 0.0
     generator: torch.Generator | Sequence[torch.Generator] | None = None
     cross_attention_kwargs: dict[str, Any] | None = None
+    added_channels: torch.Tensor | None = None
+    known: KnownRegion | None = None
+    window: tuple[int, int] | None = None
     interrupted: bool = False
 
     @property
@@ -76,7 +87,11 @@ def denoise(
         `torch.Tensor` of the shape and dtype of `inputs.latents`: x_0.
     """
     for step, timestep in enumerate(progress_bar(inputs.timesteps)):
-        inputs = replace(inputs, latents=denoising_step(unet, scheduler, inputs, timestep))
+        latents = denoising_step(unet, scheduler, inputs, timestep)
+        if inputs.known is not None:
+            is_last = step == len(inputs.timesteps) - 1
+            latents = inputs.known.put_back(latents, scheduler, None if is_last else inputs.timesteps[step + 1])
+        inputs = replace(inputs, latents=latents)
         if after_step is not None:
             inputs = after_step(step, timestep, inputs)
         if inputs.interrupted:
@@ -98,14 +113,7 @@ def denoising_step(
     Returns:
         `torch.Tensor` of the shape and dtype of `inputs.latents`: the latents of the next, less noisy, timestep.
     """
-    model_input = torch.cat([inputs.latents] * 2) if inputs.is_guided else inputs.latents
-    noise_pred = unet(
-        scheduler.scale_model_input(model_input, timestep),
-        timestep,
-        encoder_hidden_states=inputs.encoder_hidden_states,
-        cross_attention_kwargs=inputs.cross_attention_kwargs,
-        return_dict=False,
-    )[0]
+    noise_pred = predict(unet, scheduler, inputs, timestep)
     if inputs.is_guided:
         noise_uncond, noise_text = noise_pred.chunk(2)
         noise_pred = guide(noise_uncond, noise_text, inputs.guidance_scale)
@@ -113,6 +121,40 @@ def denoising_step(
             noise_pred = rescale_guided(noise_pred, noise_text, inputs.guidance_rescale)
     arguments = step_arguments(scheduler, eta=inputs.eta, generator=inputs.generator)
     return scheduler.step(noise_pred, timestep, inputs.latents, **arguments, return_dict=False)[0]
+
+
+def predict(unet: nn.Module, scheduler: Scheduler, inputs: DenoisingInputs, timestep: torch.Tensor) -> torch.Tensor:
+    """Ask the U-Net about all latents, at once or through windows.
+
+    Args:
+        unet (`SDUNet2DConditionModel`): See `denoise`.
+        scheduler (`Scheduler`): See `denoise`.
+        inputs (`DenoisingInputs`): With x_t as `latents`.
+        timestep (`torch.Tensor` of shape `()`): t.
+
+    Returns:
+        `torch.Tensor` of the shape and dtype of `inputs.latents`. With guidance, of twice as many samples: for the
+        negative prompts, then for the prompts.
+    """
+    copies = 2 if inputs.is_guided else 1
+    latents = torch.cat([inputs.latents] * copies)
+    model_input = scheduler.scale_model_input(latents, timestep)
+    if inputs.added_channels is not None:
+        model_input = torch.cat([model_input, torch.cat([inputs.added_channels] * copies)], dim=1)
+
+    def predict_part(place: tuple[slice, slice]) -> torch.Tensor:
+        prediction: torch.Tensor = unet(
+            model_input[..., place[0], place[1]],
+            timestep,
+            encoder_hidden_states=inputs.encoder_hidden_states,
+            cross_attention_kwargs=inputs.cross_attention_kwargs,
+            return_dict=False,
+        )[0]
+        return prediction
+
+    window = inputs.window or (latents.shape[-2], latents.shape[-1])
+    # Where everything is known, nobody asks.
+    return predict_in_windows(predict_part, latents, window, None if inputs.known is None else inputs.known.mask)
 
 
 def guide(noise_uncond: torch.Tensor, noise_text: torch.Tensor, guidance_scale: float) -> torch.Tensor:

@@ -1,34 +1,29 @@
-"""What all diffusion pipelines of this package share: their components, and both ends of the loop.
-
-A pipeline of its own adds a `__call__` that builds `DenoisingInputs`.
-"""
+"""The components that all diffusion pipelines here have, what they are fit for, and prompts to embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
+from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.utils.torch_utils import randn_tensor
-from PIL import Image
-from transformers import CLIPTextModel, CLIPTokenizer
+from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
 
-from sd_pipeline.latents import unscale_latents
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
 from sd_pipeline.pipelines import call_arguments
 from sd_pipeline.pipelines.call_arguments import STOCK_CALL, require
 from sd_pipeline.pipelines.loading import StockRepositoryPipeline
-from sd_pipeline.pipelines.prompt_arguments import check_no_prompts, check_prompts
-from sd_pipeline.pipelines.prompt_encoding import encode_prompts, repeat_per_prompt
+from sd_pipeline.pipelines.prompt_encoding import encode_prompts, repeat_per_prompt, scaled_adapters
 from sd_pipeline.pipelines.scheduler_use import Scheduler, check_prediction_type, fit_for_latents
 
 
-class SDBasePipeline(StockRepositoryPipeline):
-    """Components, what a call may ask of them, prompts to embeddings, noise to latents, latents to images.
+class SDBasePipeline(StableDiffusionMixin, StableDiffusionLoraLoaderMixin, StockRepositoryPipeline):
+    """Components, what a call may ask of them, prompts to embeddings. LoRA files load and unload as in diffusers.
 
     Args:
         unet ([`SDUNet2DConditionModel`]): Predicts the noise (or what the scheduler's `prediction_type` says).
@@ -36,6 +31,8 @@ class SDBasePipeline(StockRepositoryPipeline):
         vae ([`SDAutoencoderKL`], *optional*): Between images and latents. Without it the U-Net works on pixels.
         text_encoder ([`~transformers.CLIPTextModel`], *optional*): Embeds prompts. Without it there are none.
         tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Splits prompts into tokens.
+        safety_checker (`StableDiffusionSafetyChecker`, *optional*): Blackens images that it finds unsafe.
+        feature_extractor ([`~transformers.CLIPImageProcessor`], *optional*): Prepares images for it.
         recommended_call (`dict[str, int | float]`, *optional*): `num_inference_steps`, `guidance_scale`,
             `guidance_rescale` or `eta` with which the model is at its best: the defaults of a call.
 
@@ -44,7 +41,9 @@ class SDBasePipeline(StockRepositoryPipeline):
     """
 
     model_cpu_offload_seq = "text_encoder->unet->vae"  # type: ignore[assignment]
-    _optional_components = ["vae", "text_encoder", "tokenizer"]  # noqa: RUF012 (read by diffusers)
+    _optional_components = ["vae", "text_encoder", "tokenizer", "safety_checker", "feature_extractor"]  # noqa: RUF012 (read by diffusers)
+    _exclude_from_cpu_offload = ["safety_checker"]  # noqa: RUF012 (read by diffusers)
+    takes_masked_images = False
 
     def __init__(
         self,
@@ -54,6 +53,8 @@ class SDBasePipeline(StockRepositoryPipeline):
         vae: SDAutoencoderKL | AutoencoderKL | None = None,
         text_encoder: CLIPTextModel | None = None,
         tokenizer: CLIPTokenizer | None = None,
+        safety_checker: StableDiffusionSafetyChecker | None = None,
+        feature_extractor: CLIPImageProcessor | None = None,
         recommended_call: dict | None = None,
     ) -> None:
         super().__init__()
@@ -64,9 +65,19 @@ class SDBasePipeline(StockRepositoryPipeline):
             unet.config["time_cond_proj_dim"],
             "null: U-Nets that take the guidance scale as an input cannot be used here",
         )
+        if safety_checker is not None and feature_extractor is None:
+            raise ValueError("`safety_checker` is given without the `feature_extractor` that prepares its images")
         if vae is not None:
             scheduler = fit_for_latents(scheduler)
-        self.register_modules(vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, scheduler=scheduler)
+        self.register_modules(
+            vae=vae,
+            text_encoder=text_encoder,
+            tokenizer=tokenizer,
+            unet=unet,
+            scheduler=scheduler,
+            safety_checker=safety_checker,
+            feature_extractor=feature_extractor,
+        )
         self.register_to_config(recommended_call=dict(recommended_call or {}))
         self.vae_scale_factor = 1 if vae is None else 2 ** (len(vae.config["block_out_channels"]) - 1)
         self.image_processor = VaeImageProcessor(vae_scale_factor=self.vae_scale_factor)
@@ -123,6 +134,17 @@ class SDBasePipeline(StockRepositoryPipeline):
         call_arguments.check_numbers(**numbers)
         return numbers
 
+    @property
+    def num_latent_channels(self) -> int:
+        """Channels of what the loop denoises: of latents, or of pixels where there is no autoencoder."""
+        channels: int = self.unet.config.out_channels if self.vae is None else self.vae.config.latent_channels
+        return channels
+
+    @property
+    def is_inpainting_model(self) -> bool:
+        """Whether the U-Net was trained to inpaint: it takes a mask and masked latents beside the noisy ones."""
+        return self.unet.config.in_channels == 2 * self.num_latent_channels + 1
+
     def latents_shape(self, num_images: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
         """Work out the shape of the latents.
 
@@ -142,61 +164,26 @@ class SDBasePipeline(StockRepositoryPipeline):
         trained = [side and side * factor for side in sides]
         height, width = (trained[0] if height is None else height), (trained[1] if width is None else width)
         call_arguments.check_image_size(height, width, factor)
-        return num_images, self.unet.config.in_channels, height // factor, width // factor
-
-    def count_prompts(
-        self,
-        batch_size: int | None,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        negative_prompt_embeds: torch.Tensor | None = None,
-    ) -> int:
-        """Check that prompts suit each other and the model, and count them.
-
-        Args:
-            batch_size (`int`, *optional*): Number of images of an unconditional model.
-            prompt (`str` or `list[str]`, *optional*): As in a call; the others likewise.
-            negative_prompt (`str` or `list[str]`, *optional*): As in a call.
-            prompt_embeds (`torch.Tensor`, *optional*): As in a call.
-            negative_prompt_embeds (`torch.Tensor`, *optional*): As in a call.
-
-        Returns:
-            `int`: How many prompts there are, or how many images of an unconditional model.
-
-        Raises:
-            ValueError: If they do not.
-        """
-        if not self.takes_prompts:
-            return check_no_prompts(
-                batch_size,
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                prompt_embeds=prompt_embeds,
-                negative_prompt_embeds=negative_prompt_embeds,
-            )
-        require(batch_size is None, "batch_size", batch_size, "left out: this model makes an image for each prompt")
-        return check_prompts(
-            prompt,
-            negative_prompt,
-            prompt_embeds,
-            negative_prompt_embeds,
-            has_text_encoder=self.has_text_encoder,
-            cross_attention_dim=self.unet.config.cross_attention_dim,
-            is_guided=self._guidance_scale > 1,
-        )
+        return num_images, self.num_latent_channels, height // factor, width // factor
 
     def check_components(self) -> None:
-        """Check that the components, which can be exchanged, still suit each other.
+        """Check that the components, which can be exchanged, still suit each other and the task.
 
         Raises:
             ValueError: If the scheduler cannot use what the U-Net predicts, or the U-Net not what it is given.
         """
         check_prediction_type(self.scheduler)
-        if self.vae is not None and self.unet.config.in_channels != self.vae.config.latent_channels:
+        if self.unet.config.in_channels == self.num_latent_channels:
+            return
+        if not self.is_inpainting_model:
             raise ValueError(
-                f"`unet` takes {self.unet.config.in_channels} channels, but `vae` makes "
-                f"{self.vae.config.latent_channels}: this is no text-to-image model"
+                f"`unet` takes {self.unet.config.in_channels} channels, but `vae` makes {self.num_latent_channels}: "
+                "this is no model that a text-to-image or inpainting pipeline can use"
+            )
+        if not self.takes_masked_images:
+            raise ValueError(
+                f"`unet` takes {self.unet.config.in_channels} channels: it was trained to inpaint, and this is no "
+                "text-to-image model; use SDInpaintPipeline or SDOutpaintPipeline, `from_pipe` keeps the components"
             )
 
     def encode_prompt(
@@ -208,6 +195,7 @@ class SDBasePipeline(StockRepositoryPipeline):
         negative_prompt: str | list[str] | None = None,
         prompt_embeds: torch.Tensor | None = None,
         negative_prompt_embeds: torch.Tensor | None = None,
+        lora_scale: float | None = None,
         clip_skip: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Embed prompts and, with guidance, negative prompts.
@@ -221,6 +209,7 @@ class SDBasePipeline(StockRepositoryPipeline):
             prompt_embeds (`torch.Tensor` of shape `(num_prompts, length, cross_attention_dim)`, *optional*):
                 In place of `prompt`.
             negative_prompt_embeds (`torch.Tensor`, *optional*): In place of `negative_prompt`, of the same shape.
+            lora_scale (`float`, *optional*): Factor of the LoRA adapters of the text encoder.
             clip_skip (`int`, *optional*): Layers of the text encoder to leave out for `prompt`.
 
         Returns:
@@ -230,16 +219,17 @@ class SDBasePipeline(StockRepositoryPipeline):
         Raises:
             ValueError: If the shapes of embeddings differ.
         """
-        if prompt_embeds is None:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
-            prompt_embeds = encode_prompts(prompts, self.tokenizer, self.text_encoder, device, clip_skip=clip_skip)
-        num_prompts, length, _ = prompt_embeds.shape
-        if do_classifier_free_guidance and negative_prompt_embeds is None:
-            if not isinstance(negative_prompt, list):
-                negative_prompt = [negative_prompt or ""] * num_prompts
-            negative_prompt_embeds = encode_prompts(
-                negative_prompt, self.tokenizer, self.text_encoder, device, max_length=length
-            )
+        with scaled_adapters(self.text_encoder, lora_scale):
+            if prompt_embeds is None:
+                prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+                prompt_embeds = encode_prompts(prompts, self.tokenizer, self.text_encoder, device, clip_skip=clip_skip)
+            num_prompts, length, _ = prompt_embeds.shape
+            if do_classifier_free_guidance and negative_prompt_embeds is None:
+                if not isinstance(negative_prompt, list):
+                    negative_prompt = [negative_prompt or ""] * num_prompts
+                negative_prompt_embeds = encode_prompts(
+                    negative_prompt, self.tokenizer, self.text_encoder, device, max_length=length
+                )
         placed = {"device": device, "dtype": self.unet.dtype}
         prompt_embeds = repeat_per_prompt(prompt_embeds.to(**placed), num_images_per_prompt)
         if not do_classifier_free_guidance or negative_prompt_embeds is None:
@@ -248,52 +238,3 @@ class SDBasePipeline(StockRepositoryPipeline):
         negative_shape, shape = tuple(negative_prompt_embeds.shape), tuple(prompt_embeds.shape)
         require(negative_shape == shape, "negative_prompt_embeds", f"of shape {negative_shape}", f"of shape {shape}")
         return prompt_embeds, negative_prompt_embeds
-
-    def prepare_latents(
-        self,
-        shape: Sequence[int],
-        generator: torch.Generator | list[torch.Generator] | None = None,
-        latents: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Draw the noise to start from, unless it is given, at the magnitude that the scheduler starts at.
-
-        Args:
-            shape (sequence of `int`): `(batch_size, num_channels, height, width)` of the latents.
-            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One, or one for each image.
-            latents (`torch.Tensor` of that shape, *optional*): Standard normal noise, taken as it is.
-
-        Returns:
-            `torch.Tensor` of that shape and of the U-Net's dtype.
-        """
-        device, dtype = self._execution_device, self.unet.dtype
-        if latents is None:
-            latents = randn_tensor(tuple(shape), generator=generator, device=device, dtype=dtype)
-        return latents.to(device, dtype) * self.scheduler.init_noise_sigma
-
-    def decode_latents(
-        self, latents: torch.Tensor, output_type: str, generator: torch.Generator | list[torch.Generator] | None = None
-    ) -> list[Image.Image] | Any:
-        """Turn latents into images.
-
-        Args:
-            latents (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): x_0, as the loop leaves it.
-            output_type (`str`): `"pil"`, `"np"`, `"pt"`, or `"latent"`, which leaves them as they are.
-            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): For autoencoders that draw noise.
-
-        Returns:
-            As `SDPipelineOutput.images`.
-
-        Raises:
-            FloatingPointError: If the latents are not finite: the weights are damaged or overflow in their dtype.
-        """
-        if not torch.isfinite(latents).all():
-            raise FloatingPointError(
-                f"the U-Net produced values that are not finite in {latents.dtype}; its weights are damaged, or the "
-                "precision is too low"
-            )
-        if output_type == "latent":
-            return latents
-        if self.vae is not None:
-            raw_latents = unscale_latents(latents, self.vae.config).to(self.vae.dtype)
-            latents = self.vae.decode(raw_latents, return_dict=False, generator=generator)[0]
-        return self.image_processor.postprocess(latents, output_type, do_denormalize=[True] * len(latents))

@@ -5,23 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 
-from sd_pipeline.pipelines.call_arguments import (
-    check_clip_skip,
-    check_count,
-    check_generator,
-    check_options,
-    check_tensor,
-)
-from sd_pipeline.pipelines.denoising import DenoisingInputs, denoise
-from sd_pipeline.pipelines.pipeline_base import SDBasePipeline
+from sd_pipeline.pipelines.call import Call, Callback
+from sd_pipeline.pipelines.call_arguments import check_tensor
+from sd_pipeline.pipelines.generation_pipeline import SDGenerationPipeline
 from sd_pipeline.pipelines.pipeline_output import SDPipelineOutput
-from sd_pipeline.pipelines.scheduler_use import set_timesteps
-from sd_pipeline.pipelines.step_callbacks import CALLBACK_TENSORS, StepCallback, follow_callback
 
 
-class SDPipeline(SDBasePipeline):
+class SDPipeline(SDGenerationPipeline):
     """Generate images from prompts, or from nothing where the model is unconditional.
 
     It loads any Stable Diffusion 1.x or 2.x repository, and behaves as `StableDiffusionPipeline` of diffusers: same
@@ -33,6 +24,8 @@ class SDPipeline(SDBasePipeline):
         vae ([`SDAutoencoderKL`], *optional*): Between images and latents. Without it the U-Net works on pixels.
         text_encoder ([`~transformers.CLIPTextModel`], *optional*): Embeds prompts. Without it there are none.
         tokenizer ([`~transformers.CLIPTokenizer`], *optional*): Splits prompts into tokens.
+        safety_checker (`StableDiffusionSafetyChecker`, *optional*): Blackens images that it finds unsafe.
+        feature_extractor ([`~transformers.CLIPImageProcessor`], *optional*): Prepares images for it.
         recommended_call (`dict[str, int | float]`, *optional*): `num_inference_steps`, `guidance_scale`,
             `guidance_rescale` or `eta` with which the model is at its best: the defaults of a call.
 
@@ -61,7 +54,6 @@ class SDPipeline(SDBasePipeline):
     """
 
     __module__ = "sd_pipeline"
-    _callback_tensor_inputs = CALLBACK_TENSORS
 
     @torch.no_grad()
     def __call__(
@@ -87,7 +79,7 @@ class SDPipeline(SDBasePipeline):
         cross_attention_kwargs: dict[str, Any] | None = None,
         guidance_rescale: float | None = None,
         clip_skip: int | None = None,
-        callback_on_step_end: StepCallback | PipelineCallback | MultiPipelineCallbacks | None = None,
+        callback_on_step_end: Callback = None,
         callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...] = ("latents",),
     ) -> SDPipelineOutput | tuple:
         """Generate images.
@@ -134,55 +126,34 @@ class SDPipeline(SDBasePipeline):
                 done then.
             FloatingPointError: If the model produced values that are not finite.
         """
-        # Everything is checked before anything is done.
-        self.check_components()
-        numbers = self.fill_in_recommended(
-            num_inference_steps=num_inference_steps,
-            guidance_scale=guidance_scale,
-            guidance_rescale=guidance_rescale,
-            eta=eta,
+        call = self.check_call(
+            Call(
+                prompt=prompt,
+                negative_prompt=negative_prompt,
+                prompt_embeds=prompt_embeds,
+                negative_prompt_embeds=negative_prompt_embeds,
+                num_images_per_prompt=num_images_per_prompt,
+                batch_size=batch_size,
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                guidance_rescale=guidance_rescale,
+                eta=eta,
+                timesteps=timesteps,
+                sigmas=sigmas,
+                generator=generator,
+                output_type=output_type,
+                return_dict=return_dict,
+                cross_attention_kwargs=cross_attention_kwargs,
+                clip_skip=clip_skip,
+                callback=callback_on_step_end,
+                callback_tensors=callback_on_step_end_tensor_inputs,
+            )
         )
-        self._guidance_scale, self._interrupt = numbers["guidance_scale"], False
-        num_prompts = self.count_prompts(batch_size, prompt, negative_prompt, prompt_embeds, negative_prompt_embeds)
-        check_count("num_images_per_prompt", num_images_per_prompt)
-        shape = self.latents_shape(num_prompts * num_images_per_prompt, height, width)
+        shape = self.latents_shape(call.num_images, height, width)
         if latents is not None:
             check_tensor("latents", latents, shape)
-        check_clip_skip(clip_skip, self.text_encoder and self.text_encoder.config.num_hidden_layers)
-        check_generator(generator, shape[0])
-        callback, callback_tensors = callback_on_step_end, callback_on_step_end_tensor_inputs
-        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
-            callback_tensors = callback.tensor_inputs
-        check_options(output_type, cross_attention_kwargs, callback, callback_tensors, CALLBACK_TENSORS)
 
-        device = self._execution_device
-        timesteps_to_take = set_timesteps(self.scheduler, numbers["num_inference_steps"], timesteps, sigmas, device)
-        self._num_timesteps = len(timesteps_to_take)
-        hidden_states, negative_embeds = None, None
-        if self.takes_prompts:
-            embeds, negative_embeds = self.encode_prompt(
-                prompt,
-                device,
-                num_images_per_prompt,
-                self.do_classifier_free_guidance,
-                negative_prompt,
-                prompt_embeds,
-                negative_prompt_embeds,
-                clip_skip,
-            )
-            hidden_states = embeds if negative_embeds is None else torch.cat([negative_embeds, embeds])
-        inputs = DenoisingInputs(
-            latents=self.prepare_latents(shape, generator, latents),
-            timesteps=timesteps_to_take,
-            encoder_hidden_states=hidden_states,
-            guidance_scale=numbers["guidance_scale"],
-            guidance_rescale=numbers["guidance_rescale"],
-            eta=numbers["eta"],
-            generator=generator,
-            cross_attention_kwargs=cross_attention_kwargs,
-        )
-        after_step = follow_callback(self, callback, callback_tensors, negative_embeds)
-        latents = denoise(self.unet, self.scheduler, inputs, after_step, self.progress_bar)
-        images = self.decode_latents(latents, output_type, generator)
-        self.maybe_free_model_hooks()
-        return SDPipelineOutput(images=images) if return_dict else (images, None)
+        timesteps_to_take = self.take_timesteps(call)
+        noise = self.draw_noise(shape, generator, latents)
+        latents = self.run(call, noise * self.scheduler.init_noise_sigma, timesteps_to_take)
+        return self.finish(call, latents)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+from diffusers.utils import scale_lora_layers, unscale_lora_layers
 from transformers import CLIPTextModel, CLIPTokenizer
 
 logger = logging.getLogger(__name__)
@@ -42,6 +45,24 @@ def encode_prompts(
     hidden_states = text_encoder(input_ids, output_hidden_states=True).hidden_states
     # Until transformers 5 the network was one module deeper.
     return getattr(text_encoder, "text_model", text_encoder).final_layer_norm(hidden_states[-(clip_skip + 1)])
+
+
+@contextmanager
+def scaled_adapters(text_encoder: CLIPTextModel | None, lora_scale: float | None) -> Iterator[None]:
+    """Multiply the effect of a text encoder's LoRA adapters for the time of a `with` block.
+
+    Args:
+        text_encoder ([`~transformers.CLIPTextModel`], *optional*): With or without adapters.
+        lora_scale (`float`, *optional*): The factor.
+    """
+    if text_encoder is None or lora_scale is None:
+        yield
+        return
+    scale_lora_layers(text_encoder, lora_scale)
+    try:
+        yield
+    finally:
+        unscale_lora_layers(text_encoder, lora_scale)
 
 
 def repeat_per_prompt(embeds: torch.Tensor, num_images_per_prompt: int) -> torch.Tensor:

@@ -20,9 +20,11 @@ class Scheduler(Protocol):
     config: Any
     timesteps: torch.Tensor
     init_noise_sigma: Any
+    order: int
     from_config: Callable[..., Any]
     set_timesteps: Callable[..., None]
     scale_model_input: Callable[..., torch.Tensor]
+    add_noise: Callable[..., torch.Tensor]
     step: Callable[..., Any]
 
 
@@ -95,6 +97,24 @@ def set_timesteps(
     else:
         scheduler.set_timesteps(num_inference_steps, device=device)
     return scheduler.timesteps
+
+
+def start_late(scheduler: Scheduler, num_inference_steps: int, strength: float) -> torch.Tensor:
+    """Leave out the first, noisiest, timesteps: the loop starts from a picture with the noise of a later one.
+
+    Args:
+        scheduler (`Scheduler`): With its timesteps set. Is told where it begins, if it wants to know.
+        num_inference_steps (`int`): How many steps these are.
+        strength (`float`): Share of the steps to take, in [0, 1].
+
+    Returns:
+        `torch.Tensor` of shape `(num_timesteps,)`: empty for a share of less than one step.
+    """
+    num_steps = min(int(num_inference_steps * strength), num_inference_steps)
+    start = (num_inference_steps - num_steps) * scheduler.order
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(start)
+    return scheduler.timesteps[start:]
 
 
 def step_arguments(scheduler: Scheduler, **offered: Any) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def test_schedulers_of_diffusers_cannot_use_the_mean(scheduler_class):
 
 def test_unet_that_takes_other_channels_than_the_autoencoder_makes():
     pipe = SDPipeline(**{**tiny_components(), "unet": tiny_unet(in_channels=9)})
-    check(pipe, {"prompt": PROMPT}, "`unet` takes 9 channels, but `vae` makes 4")
+    check(pipe, {"prompt": PROMPT}, "`unet` takes 9 channels: it was trained to inpaint")
 
 
 def test_unet_that_takes_the_guidance_scale_as_an_input():

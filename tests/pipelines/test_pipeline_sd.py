@@ -134,7 +134,7 @@ def test_latents_in_and_out(pipe, stock_pipe):
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
     torch.testing.assert_close(latents_of(pipe, PROMPT, latents=drawn), latents_of(pipe, PROMPT))
     images = pipe(PROMPT, generator=generator(), output_type="pt").images
-    decoded = pipe.decode_latents(latents_of(pipe, PROMPT), "pt")
+    decoded = pipe.decode_latents(latents_of(pipe, PROMPT))
     torch.testing.assert_close(images, decoded)
 
 

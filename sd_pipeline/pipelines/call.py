@@ -1,0 +1,68 @@
+"""What all pipelines are asked alike: the arguments that every `__call__` has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+
+from sd_pipeline.pipelines.step_callbacks import StepCallback
+
+Generators = torch.Generator | list[torch.Generator] | None
+Callback = StepCallback | PipelineCallback | MultiPipelineCallbacks | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """The arguments of a call that do not depend on the task, named and meant as in [`SDPipeline`].
+
+    Args:
+        prompt (`str` or `list[str]`, *optional*): What the images shall show.
+        negative_prompt (`str` or `list[str]`, *optional*): What to stay away from.
+        prompt_embeds (`torch.Tensor`, *optional*): In place of `prompt`.
+        negative_prompt_embeds (`torch.Tensor`, *optional*): In place of `negative_prompt`.
+        num_images_per_prompt (`int`): Images of a prompt.
+        batch_size (`int`, *optional*): Number of images of an unconditional model.
+        num_inference_steps (`int`, *optional*): Steps; filled in from the recommended call, as are the next three.
+        guidance_scale (`float`, *optional*): How strongly to follow the prompt.
+        guidance_rescale (`float`, *optional*): How much of the added contrast to take back.
+        eta (`float`, *optional*): Noise that DDIM adds.
+        timesteps (`list[int]`, *optional*): The timesteps themselves.
+        sigmas (`list[float]`, *optional*): Or their noise levels.
+        generator (`torch.Generator` or `list[torch.Generator]`, *optional*): Source of all noise.
+        output_type (`str`): `"pil"`, `"np"`, `"pt"` or `"latent"`.
+        return_dict (`bool`): Whether to return an object, or else a tuple.
+        cross_attention_kwargs (`dict[str, Any]`, *optional*): Passed to the attention processors.
+        clip_skip (`int`, *optional*): Layers of the text encoder to leave out.
+        callback (callable, *optional*): `callback_on_step_end`.
+        callback_tensors (sequence of `str`): `callback_on_step_end_tensor_inputs`.
+        num_prompts (`int`, defaults to 0): How many prompts there are; counted when the call is checked.
+    """
+
+    prompt: str | list[str] | None
+    negative_prompt: str | list[str] | None
+    prompt_embeds: torch.Tensor | None
+    negative_prompt_embeds: torch.Tensor | None
+    num_images_per_prompt: int
+    batch_size: int | None
+    num_inference_steps: int | None
+    guidance_scale: float | None
+    guidance_rescale: float | None
+    eta: float | None
+    timesteps: list[int] | None
+    sigmas: list[float] | None
+    generator: Generators
+    output_type: str
+    return_dict: bool
+    cross_attention_kwargs: dict[str, Any] | None
+    clip_skip: int | None
+    callback: Callback
+    callback_tensors: list[str] | tuple[str, ...]
+    num_prompts: int = 0
+
+    @property
+    def num_images(self) -> int:
+        """How many images the call makes."""
+        return self.num_prompts * self.num_images_per_prompt
