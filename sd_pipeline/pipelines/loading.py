@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from huggingface_hub.errors import HFValidationError
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel
 
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
@@ -26,6 +27,8 @@ COMPONENTS: dict[str, ModelFactory | None] = {
     "tokenizer": None,
     "unet": SDUNet2DConditionModel.from_config,
     "scheduler": None,
+    "safety_checker": lambda config: StableDiffusionSafetyChecker(CLIPConfig.from_dict(config)),
+    "feature_extractor": None,
 }
 """How to build each model from its `config.json`."""
 
@@ -35,6 +38,11 @@ class StockRepositoryPipeline(DiffusionPipeline):
 
     Nothing but the names differs: diffusers does the loading and the saving.
     """
+
+    @property
+    def is_inpainting_model(self) -> bool:
+        """Whether the U-Net takes a mask and masked latents beside the noisy ones."""
+        raise NotImplementedError
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> Self:
@@ -87,8 +95,9 @@ class StockRepositoryPipeline(DiffusionPipeline):
             `str`: JSON.
         """
         config = json.loads(super().to_json_string())
-        own = {name: config[name] for name in self.components if not stock_layout.is_stock(getattr(self, name))}
-        return json.dumps(stock_layout.index_to_stock(config, own), indent=2, sort_keys=True) + "\n"
+        own = {name: config[name] for name in self.components if not stock_layout.is_stock(name, getattr(self, name))}
+        index = stock_layout.index_to_stock(config, own, self.is_inpainting_model)
+        return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write `model_index.json`, the last file of `save_pretrained`, and make the other files readable for all.

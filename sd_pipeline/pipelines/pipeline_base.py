@@ -11,7 +11,8 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from transformers import CLIPImageProcessor, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.image_processing_utils import BaseImageProcessor
 
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
@@ -54,7 +55,7 @@ class SDBasePipeline(StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Stock
         text_encoder: CLIPTextModel | None = None,
         tokenizer: CLIPTokenizer | None = None,
         safety_checker: StableDiffusionSafetyChecker | None = None,
-        feature_extractor: CLIPImageProcessor | None = None,
+        feature_extractor: BaseImageProcessor | None = None,
         recommended_call: dict | None = None,
     ) -> None:
         super().__init__()

@@ -31,6 +31,18 @@ class SDImg2ImgPipeline(SDGenerationPipeline):
 
     Raises:
         ValueError: If components do not fit together, or the recommended call is impossible.
+
+    Example:
+        ```python
+        >>> from PIL import Image
+        >>> from sd_pipeline import SDImg2ImgPipeline
+        >>> pipe = SDImg2ImgPipeline.from_pretrained("pretrained/shapes-64")
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> picture = Image.new("RGB", (64, 64), (25, 35, 90))
+        >>> pipe("a large red circle on a navy background", picture, strength=0.8).images[0].size
+        (64, 64)
+
+        ```
     """
 
     __module__ = "sd_pipeline"

@@ -33,6 +33,20 @@ class SDInpaintPipeline(SDPaintingPipeline):
 
     Raises:
         ValueError: If components do not fit together, or the recommended call is impossible.
+
+    Example:
+        ```python
+        >>> from PIL import Image
+        >>> from sd_pipeline import SDInpaintPipeline
+        >>> pipe = SDInpaintPipeline.from_pretrained("pretrained/shapes-64")
+        >>> pipe.set_progress_bar_config(disable=True)
+        >>> picture = Image.new("RGB", (64, 64), (25, 35, 90))
+        >>> mask = Image.new("L", (64, 64), "black")
+        >>> mask.paste("white", (16, 16, 48, 48))
+        >>> pipe("a large red circle on a navy background", picture, mask).images[0].size
+        (64, 64)
+
+        ```
     """
 
     __module__ = "sd_pipeline"
@@ -78,8 +92,8 @@ class SDInpaintPipeline(SDPaintingPipeline):
                 width)` in [0, 1]. Sizes need not be multiples of anything.
             mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them): Of the size of the images,
                 one or one for each prompt; white, from one half up, is repainted, black is kept.
-            masked_image_latents (`torch.Tensor` of shape `(num_given, num_channels, height / factor, width / factor)`,
-                *optional*): What a U-Net of nine channels is told of the kept pixels; encoded from them by default.
+            masked_image_latents (`torch.Tensor` of shape `(num_given, num_channels, height / factor, width / factor)`):
+                What a U-Net of nine channels is told of the kept pixels; encoded from them by default.
             height (`int`, *optional*): Of the result, in pixels; images and masks are resized. By default as they are.
             width (`int`, *optional*): Likewise.
             strength (`float`, *optional*, defaults to 1.0): 1 starts the hole from noise; less starts it from what the

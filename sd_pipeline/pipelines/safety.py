@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-from transformers import CLIPImageProcessor
+from transformers.image_processing_utils import BaseImageProcessor
 
 
 def check_safety(
-    images: torch.Tensor, safety_checker: StableDiffusionSafetyChecker, feature_extractor: CLIPImageProcessor
+    images: torch.Tensor, safety_checker: StableDiffusionSafetyChecker, feature_extractor: BaseImageProcessor
 ) -> tuple[torch.Tensor, list[bool]]:
     """Blacken the images that the checker finds unsafe.
 

@@ -63,7 +63,8 @@ def check_repository(
         if name == "tokenizer":
             check_tokenizer(folder / name)
         elif model_factory is None:
-            read_json(folder / name / f"{name}_config.json")
+            stem = "preprocessor" if name == "feature_extractor" else name
+            read_json(folder / name / f"{stem}_config.json")
         else:
             check_model(folder / name, model_factory, variant)
 
@@ -188,7 +189,7 @@ def _weight_files(folder: Path, config: Mapping[str, Any], variant: str | None) 
 
 
 def _canonical(name: str) -> str:
-    # Text encoders come with and without the prefix; autoencoders of before 2023 name their attention differently.
+    # Encoders come with and without a prefix; autoencoders of before 2023 name their attention differently.
     for old, new in ((".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")):
         name = name.replace(old, new)
-    return name.removeprefix("text_model.")
+    return name.removeprefix("text_model.").replace("vision_model.vision_model.", "vision_model.")

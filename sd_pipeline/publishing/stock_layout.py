@@ -21,39 +21,49 @@ STOCK_CLASS_OF = {
     "SDAutoencoderKL": "AutoencoderKL",
     "SDUNet2DConditionModel": "UNet2DConditionModel",
     "SDDDPMScheduler": "DDPMScheduler",
-    "SDPipeline": "StableDiffusionPipeline",
 }
 OUR_CLASS_OF = {stock: ours for ours, stock in STOCK_CLASS_OF.items()}
 
 # Components of a stock pipeline that ours has no place for. Stock asks for these keys, null or not.
-STOCK_ONLY_COMPONENTS = ("safety_checker", "feature_extractor", "image_encoder")
+STOCK_ONLY_COMPONENTS = ("image_encoder",)
+
+# What a stock pipeline may be without.
+STOCK_OPTIONAL_COMPONENTS = ("safety_checker", "feature_extractor")
+
+# Of one image processor, the names with and without torchvision, and that of repositories of before 2023.
+IMAGE_PROCESSOR, OTHER_IMAGE_PROCESSORS = "CLIPImageProcessor", ("CLIPImageProcessorPil", "CLIPFeatureExtractor")
 
 Entry = list[str | None]
 """Library and class of a component, or two nulls where there is none."""
 
 
-def is_stock(component: Any) -> bool:
+def is_stock(name: str, component: Any) -> bool:
     """Tell whether diffusers can use a component as it is.
 
     Args:
+        name (`str`): Which one it is.
         component (`Any`): A model, scheduler or tokenizer, or `None`.
 
     Returns:
-        `bool`: Not if there is none, if a key of ours is not at its default, or for `prediction_type="mean"`.
+        `bool`: Not if there is none that diffusers needs, if a key of ours is not at its default, or for `prediction_type="mean"`.
     """
     config = getattr(component, "config", None) or {}
     added = getattr(component, "added_config_defaults", {})
     at_default = all(config.get(key, default) == default for key, default in added.items())
     is_mean = isinstance(config, Mapping) and config.get("prediction_type") == "mean"
-    return component is not None and at_default and not is_mean
+    is_absent = component is None and name not in STOCK_OPTIONAL_COMPONENTS
+    return not is_absent and at_default and not is_mean
 
 
-def index_to_stock(config: Mapping[str, Any], components: Mapping[str, Entry]) -> dict[str, Any]:
+def index_to_stock(
+    config: Mapping[str, Any], components: Mapping[str, Entry], is_inpainting_model: bool
+) -> dict[str, Any]:
     """Write the configuration of a pipeline of ours as a stock `model_index.json`.
 
     Args:
         config (`Mapping[str, Any]`): The pipeline's `config`, with its components and its `recommended_call`.
         components (`Mapping[str, Entry]`): Those that stock classes cannot express, as they are here.
+        is_inpainting_model (`bool`): Whether the U-Net takes a mask and masked latents, which another class is for.
 
     Returns:
         `dict[str, Any]`: What goes into the file: no private key (`_name_or_path` would publish a local path) but the
@@ -63,9 +73,12 @@ def index_to_stock(config: Mapping[str, Any], components: Mapping[str, Entry]) -
     for name, entry in index.items():
         if _is_entry(entry) and entry[0] == "sd_pipeline":
             index[name] = ["diffusers", STOCK_CLASS_OF[entry[1]]]
-    index["_class_name"] = STOCK_CLASS_OF[config["_class_name"]]
+        if _is_entry(entry) and entry[1] in OTHER_IMAGE_PROCESSORS:
+            index[name] = [entry[0], IMAGE_PROCESSOR]
+    index["_class_name"] = "StableDiffusionInpaintPipeline" if is_inpainting_model else "StableDiffusionPipeline"
     index["_diffusers_version"] = config["_diffusers_version"]
-    index.update({name: [None, None] for name in STOCK_ONLY_COMPONENTS}, requires_safety_checker=False)
+    index.update({name: [None, None] for name in STOCK_ONLY_COMPONENTS})
+    index["requires_safety_checker"] = index["safety_checker"] != [None, None]
     facts: dict[str, Any] = dict(config.get("recommended_call") or {})
     if components:
         facts["components"] = dict(components)
@@ -95,6 +108,8 @@ def index_from_stock(index: Mapping[str, Any]) -> dict[str, Any]:
     for name, entry in config.items():
         if _is_entry(entry) and entry[0] == "diffusers" and entry[1] in OUR_CLASS_OF:
             config[name] = ["sd_pipeline", OUR_CLASS_OF[entry[1]]]
+        if _is_entry(entry) and entry[1] in OTHER_IMAGE_PROCESSORS:
+            config[name] = [entry[0], IMAGE_PROCESSOR]
     for name in STOCK_ONLY_COMPONENTS:
         if config.get(name, [None])[0] is None:
             config.pop(name, None)
@@ -106,9 +121,9 @@ def complete_components(folder: str | os.PathLike, tokenizer: PreTrainedTokenize
     """Make the components of a freshly saved pipeline readable for everybody.
 
     The scheduler's class is written as diffusers names it. The text encoder is rewritten in float32 (diffusers loads
-    a half-precision one as such, beside a float32 U-Net, and fails) with the prefix `text_model.` before its keys, and
-    the tokenizer gets `vocab.json` and `merges.txt`: transformers 5 writes neither, and older versions and other tools
-    ask for them.
+    a half-precision one as such, beside a float32 U-Net, and fails) with the prefix `text_model.` before its keys, the
+    keys of a safety checker get theirs, and the tokenizer gets `vocab.json` and `merges.txt`: transformers 5 writes
+    none of these, and older versions and other tools ask for them.
 
     Args:
         folder (`str` or `os.PathLike`): Where the pipeline was saved.
@@ -120,6 +135,11 @@ def complete_components(folder: str | os.PathLike, tokenizer: PreTrainedTokenize
     for path in folder.glob("text_encoder/*.safetensors"):
         portable = {_prefixed(name): tensor.float() for name, tensor in load_file(path).items()}
         save_file(portable, path, metadata={"format": "pt"})
+    for path in folder.glob("safety_checker/*.safetensors"):
+        portable = {_nested(name): tensor for name, tensor in load_file(path).items()}
+        save_file(portable, path, metadata={"format": "pt"})
+    for path in folder.glob("feature_extractor/preprocessor_config.json"):
+        _edit_json(path, lambda config: config.update(image_processor_type=IMAGE_PROCESSOR))
     for path in folder.glob("text_encoder/*.index.json"):
         _edit_json(path, _prefix_weight_map)
     for path in folder.glob("text_encoder/config.json"):
@@ -149,6 +169,11 @@ def _prefix_weight_map(index: dict[str, Any]) -> None:
 
 def _prefixed(name: str) -> str:
     return f"text_model.{name.removeprefix('text_model.')}"
+
+
+def _nested(name: str) -> str:
+    vision = "vision_model."
+    return name if name.startswith(vision * 2) or not name.startswith(vision) else vision + name
 
 
 def _edit_json(path: Path, edit: Callable[[dict[str, Any]], None]) -> None:

@@ -267,7 +267,7 @@ def test_from_pipe_keeps_components_and_recommendation(pipe):
 def test_from_pipe_to_diffusers_and_back(pipe, stock_pipe):
     ours = SDPipeline.from_pipe(stock_pipe)
     torch.testing.assert_close(latents_of(ours, PROMPT, **STOCK), latents_of(pipe, PROMPT))
-    stock = StableDiffusionPipeline(**pipe.components, safety_checker=None, feature_extractor=None)
+    stock = StableDiffusionPipeline(**pipe.components)
     torch.testing.assert_close(latents_of(stock, PROMPT, **STOCK), latents_of(pipe, PROMPT))
 
 
@@ -283,9 +283,7 @@ def test_unconditional_model_in_latent_space():
 def test_unconditional_latents_equal_diffusers_with_prompts_that_nobody_looks_at():
     unet, vae = tiny_unconditional_unet(), tiny_vae()
     pipe = SDPipeline(unet=unet, vae=vae, scheduler=tiny_scheduler())
-    stock = StableDiffusionPipeline(
-        **{**pipe.components, "text_encoder": None, "tokenizer": None}, safety_checker=None, feature_extractor=None
-    )
+    stock = StableDiffusionPipeline(**{**pipe.components, "text_encoder": None, "tokenizer": None})
     embeds = torch.zeros(1, MAX_LENGTH, HIDDEN_SIZE)
     expected = latents_of(stock, prompt_embeds=embeds, guidance_scale=1.0, num_inference_steps=3)
     torch.testing.assert_close(latents_of(pipe, num_inference_steps=3), expected)

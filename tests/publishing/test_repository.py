@@ -199,7 +199,7 @@ def test_model_of_pixels(tmp_path):
 def test_index_goes_to_stock_and_back():
     pipe = SDPipeline(**tiny_components(), recommended_call={"eta": 0.5})
     pipe.to_json_string()
-    stock = index_to_stock(pipe.config, {})
+    stock = index_to_stock(pipe.config, {}, is_inpainting_model=False)
     again = index_from_stock(stock)
     assert all(list(again[name]) == list(pipe.config[name]) for name in pipe.components)
     assert again["recommended_call"] == {"eta": 0.5}
