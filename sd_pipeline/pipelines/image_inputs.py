@@ -219,7 +219,7 @@ def _as_batch(value: Any, name: str, allowed: str) -> torch.Tensor:
 
 
 def _channels_first(array: np.ndarray) -> torch.Tensor:
-    return _unit_range(torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2))))
+    return _unit_range(torch.from_numpy(array.transpose(0, 3, 1, 2).copy()))
 
 
 def _unit_range(values: torch.Tensor) -> torch.Tensor:
