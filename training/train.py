@@ -37,7 +37,7 @@ from training.engine.trainer import Trainer
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.components import load_frozen_models
 from training.tasks.diffusion import DiffusionTask
-from training.tasks.model_check import check_models, check_pretrained
+from training.tasks.model_check import check_models
 from training.tasks.pretrained import frozen_models_of, load_pretrained
 from training.tasks.text_encoder import TextEncoderTask
 
@@ -83,10 +83,8 @@ def train(config: TrainConfig, stop_signal: StopSignal) -> None:
         return
     check_order(folder, pending)
     pretrained = load_pretrained(config)
-    if pretrained is None:
-        check_models(config, finished=[stage for stage in STAGES if folder.record(stage) is not None])
-    else:
-        check_pretrained(config, pretrained)
+    finished = [stage for stage in STAGES if folder.record(stage) is not None]
+    check_models(config, finished, pretrained)
     dataset, validation_dataset = load_data(config)
     accelerator = start_accelerator(config)
     if accelerator.is_main_process:

@@ -60,7 +60,6 @@ def model_card(
     prompt = [json.dumps(example_prompt, ensure_ascii=False)] if example_prompt is not None else []
     repository = without_local_paths(repository)
     known = {
-        "base_model": base_model or "",
         "metadata": _metadata(
             example_prompt is not None,
             tags,
@@ -74,6 +73,7 @@ def model_card(
         "recommended_call": f"pipe({_arguments(call)})",
         "results": _results_table(results or {}),
         "config": yaml.safe_dump(without_local_paths(dict(config or {})), sort_keys=False, allow_unicode=True),
+        "base_model": base_model or "",
         **(fields or {}),
     }
     try:

@@ -17,20 +17,29 @@ from training.tasks.components import (
     build_vae,
     load_text_encoder,
 )
+from training.tasks.pretrained import load_pretrained
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
 
 
-def check_models(config: TrainConfig, finished: Collection[str] = ()) -> None:
+def check_models(
+    config: TrainConfig, finished: Collection[str] = (), pretrained: SDInpaintPipeline | None = None
+) -> None:
     """Build every model of the run's stages on the meta device, and run each once: no memory, no time.
 
     Args:
         config (`TrainConfig`): The run.
         finished (collection of `str`): Stages whose output is there; where the run does not train them (again), what
             the U-Net has to fit to is known only once they are loaded.
+        pretrained (`SDInpaintPipeline`, *optional*): The model that the run goes on from; loaded, if it is not given.
 
     Raises:
         ConfigError: Names the block at fault.
     """
+    pretrained = pretrained or load_pretrained(config)
+    if pretrained is not None:
+        scheduler = build_scheduler(config, pretrained.vae is None, pretrained.scheduler)
+        _check_sampler(config, scheduler, pretrained.scheduler)
+        return
     resolution = config.data.resolution
     hidden = _check_text_encoder(config) if "text_encoder" in config.stages else None
     with torch.device("meta"), torch.no_grad():
@@ -52,20 +61,6 @@ def check_models(config: TrainConfig, finished: Collection[str] = ()) -> None:
         if config.diffusion.cache_latents and not has_vae:
             raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
         _check_sampler(config, build_scheduler(config, in_pixel_space=not has_vae))
-
-
-def check_pretrained(config: TrainConfig, pretrained: SDInpaintPipeline) -> None:
-    """Check that the samplers of a run can be built from those of the model that it goes on from.
-
-    Args:
-        config (`TrainConfig`): The run.
-        pretrained (`SDInpaintPipeline`): The model.
-
-    Raises:
-        ConfigError: Names the key at fault.
-    """
-    scheduler = build_scheduler(config, pretrained.vae is None, pretrained.scheduler)
-    _check_sampler(config, scheduler, pretrained.scheduler)
 
 
 def _check_sampler(config: TrainConfig, scheduler: SDDDPMScheduler, of_pretrained: Scheduler | None = None) -> None:
