@@ -1,4 +1,4 @@
-"""The command line, `sd-pipeline`: generate pictures without writing Python.
+"""The command line, `sd-pipeline`: make, change, repair and extend pictures without writing Python.
 
 Heavy imports wait until the arguments have been read, so that help and wrong options answer at once.
 """
@@ -20,10 +20,19 @@ from sd_pipeline.samplers import SCHEDULERS, use_scheduler
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from sd_pipeline import SDPipeline
-
 BAD_INPUT = 2
 """Exit code after a line about what is wrong with the input."""
+
+COMMANDS = {
+    "generate": ("SDPipeline", "pictures of a prompt"),
+    "img2img": ("SDImg2ImgPipeline", "change a picture towards a prompt"),
+    "inpaint": ("SDInpaintPipeline", "repaint the part of a picture that a mask shows in white"),
+    "outpaint": ("SDOutpaintPipeline", "extend a picture beyond its borders"),
+}
+"""Each command, its pipeline and what it is for."""
+
+PICTURES = ("image", "mask_image")
+"""Which of the arguments are pictures."""
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -52,10 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def generate(options: argparse.Namespace) -> None:
-    """Write pictures of a prompt, or of nothing with an unconditional model.
+    """Write pictures: of a prompt, or made from a picture, as the command says.
 
     Args:
-        options (`argparse.Namespace`): What `_add_generate` reads.
+        options (`argparse.Namespace`): What the command reads; `pipeline` names the class, `inputs` are the arguments
+            of its call that other commands have not.
 
     Raises:
         ValueError: If an argument is impossible.
@@ -65,8 +75,9 @@ def generate(options: argparse.Namespace) -> None:
     if num_images < 1:
         raise ValueError(f"--num-images-per-prompt is {num_images}; it must be at least 1")
     paths = _output_paths(options.output, 1 if options.grid else num_images, options.overwrite)
+    inputs = {name: _read(name, getattr(options, name)) for name in options.inputs}
     seed = int.from_bytes(os.urandom(4), "big") if options.seed is None else options.seed
-    pipe = _load_pipeline(options.model, options.scheduler, options.device)
+    pipe = _load_pipeline(options)
 
     import torch
 
@@ -76,10 +87,9 @@ def generate(options: argparse.Namespace) -> None:
         negative_prompt=options.negative_prompt,
         num_inference_steps=options.num_inference_steps,
         guidance_scale=options.guidance_scale,
-        height=options.height,
-        width=options.width,
         num_images_per_prompt=num_images,
         generator=[torch.Generator().manual_seed(seed + index) for index in range(num_images)],
+        **inputs,
     )
     seconds = time.perf_counter() - start
     images = [_side_by_side(result.images)] if options.grid else result.images
@@ -88,6 +98,17 @@ def generate(options: argparse.Namespace) -> None:
         image.save(path)
         print(path)
     print(f"seed {seed}, {seconds:.1f} s")
+
+
+def _read(name: str, value: Any) -> Any:
+    """Read the pictures among the arguments."""
+    if name not in PICTURES:
+        return value
+    from PIL import Image
+
+    with Image.open(value) as picture:
+        picture.load()
+        return picture
 
 
 def _output_paths(output: Path, num_files: int, overwrite: bool) -> list[Path]:
@@ -100,25 +121,30 @@ def _output_paths(output: Path, num_files: int, overwrite: bool) -> list[Path]:
     return paths
 
 
-def _load_pipeline(model: str, scheduler: str | None, device: str | None) -> SDPipeline:
+def _load_pipeline(options: argparse.Namespace) -> Any:
     import diffusers
     import torch
     import transformers
 
-    from sd_pipeline import SDPipeline
+    import sd_pipeline
 
     diffusers.utils.logging.set_verbosity_error()
     diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(1, device=device)
     # Without a GPU, torch raises an AssertionError.
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    pipe = SDPipeline.from_pretrained(model)
-    if scheduler is not None:
-        use_scheduler(pipe, scheduler)
+    pipe = getattr(sd_pipeline, options.pipeline).from_pretrained(options.model)
+    if options.scheduler is not None:
+        use_scheduler(pipe, options.scheduler)
+    if options.lora is not None:
+        try:
+            pipe.load_lora_weights(options.lora)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--lora {options.lora}: {str(error).splitlines()[0]}") from error
     return pipe.to(device)
 
 
@@ -132,22 +158,50 @@ def _side_by_side(images: list[Image]) -> Image:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = ArgumentParser(prog="sd-pipeline", description="Generate pictures with a model of your own.")
+    parser = ArgumentParser(prog="sd-pipeline", description="Make pictures with a model of your own.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _add_generate(commands.add_parser("generate", help="pictures of a prompt"))
+    for name, (pipeline, does) in COMMANDS.items():
+        command = commands.add_parser(name, help=does)
+        command.description = f"{does.capitalize()}. Picture i of seed s is picture 0 of seed s + i."
+        command.set_defaults(run=generate, pipeline=pipeline, inputs=_add_inputs(command, name))
+        _add_common(command)
     return parser
 
 
-def _add_generate(parser: argparse.ArgumentParser) -> None:
+def _add_inputs(parser: argparse.ArgumentParser, command: str) -> tuple[str, ...]:
+    """Add the options that only some commands have, and return the names of the arguments that they become."""
     add = parser.add_argument
-    parser.description = "Generate pictures of a prompt. Picture i of seed s is picture 0 of seed s + i."
-    parser.set_defaults(run=generate)
+    if command == "generate":
+        add("--height", type=int, help="in pixels (default: as in training)")
+        add("--width", type=int, help="in pixels (default: as in training)")
+        return "height", "width"
+    add("--image", required=True, type=Path, help="picture to start from, of any size")
+    if command == "img2img":
+        add("--strength", type=float, default=0.8, help="how much to change, 0 to 1 (default: %(default)s)")
+        return "image", "strength"
+    add("--strength", type=float, default=1.0, help="1 starts from noise, less from what is there (default: 1)")
+    if command == "inpaint":
+        add(
+            "--mask-image",
+            required=True,
+            type=Path,
+            help="picture of the same size: white is repainted, black is kept",
+        )
+        return "image", "mask_image", "strength"
+    sides = ("LEFT", "TOP", "RIGHT", "BOTTOM")
+    add("--padding", required=True, type=int, nargs=4, metavar=sides, help="pixels to add on each side")
+    return "image", "padding", "strength"
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
     add(
         "--model",
         default=DEFAULT_MODEL,
         metavar="FOLDER_OR_REPO",
         help="folder of a model, or its name on the Hub (default: %(default)s, which comes with this package)",
     )
+    add("--lora", metavar="FOLDER_OR_REPO", help="adapters for this model")
     add(
         "--output", required=True, type=Path, help="picture to write; of several, out.png becomes out-0.png, out-1.png"
     )
@@ -156,8 +210,6 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--num-inference-steps", type=int, help="steps from noise to picture (default: what the model recommends)")
     add("--guidance-scale", type=float, help="how closely to follow the prompt (default: what the model recommends)")
     add("--num-images-per-prompt", type=int, default=1, help="how many pictures (default: 1)")
-    add("--height", type=int, help="in pixels (default: as in training)")
-    add("--width", type=int, help="in pixels (default: as in training)")
     add("--seed", type=int, help="for the same picture again (default: another one each time, which is printed)")
     add("--scheduler", choices=list(SCHEDULERS), help="sampler (default: the model's own)")
     add("--device", help="such as cpu or cuda (default: a GPU if there is one)")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sd_pipeline import SDPipeline, cli
+from sd_pipeline import SDImg2ImgPipeline, SDInpaintPipeline, SDOutpaintPipeline, SDPipeline, cli
 from sd_pipeline.samplers import SCHEDULERS
 from tests.components import tiny_components, tiny_scheduler, tiny_unconditional_unet, tiny_vae
 
@@ -98,6 +98,66 @@ def test_unconditional_model(tmp_path):
     options = ["--num-images-per-prompt", "2", "--num-inference-steps", "1"]
     assert generate(str(tmp_path / "model"), tmp_path / "out.png", *options) == 0
     assert (tmp_path / "out-1.png").is_file()
+
+
+@pytest.fixture(scope="module")
+def picture_and_mask(tmp_path_factory) -> tuple[str, str]:
+    folder = tmp_path_factory.mktemp("pictures")
+    picture, mask = Image.new("RGB", (30, 33), (40, 60, 200)), Image.new("L", (30, 33), "black")
+    picture.paste((250, 200, 20), (5, 5, 20, 20))
+    mask.paste("white", (10, 10, 26, 30))
+    picture.save(folder / "picture.png")
+    mask.save(folder / "mask.png")
+    return str(folder / "picture.png"), str(folder / "mask.png")
+
+
+def run(command: str, model: str, output: Path, *arguments: str) -> int:
+    fixed = ["--model", model, "--output", str(output), "--device", "cpu", "--prompt", PROMPT, "--seed", "3"]
+    return cli.main([command, *fixed, *arguments])
+
+
+def test_pictures_from_pictures_are_those_of_the_python_calls(model, tmp_path, picture_and_mask):
+    picture, mask = picture_and_mask
+    calls = {
+        "img2img": (SDImg2ImgPipeline, ["--strength", "0.5"], {"strength": 0.5}),
+        "inpaint": (SDInpaintPipeline, ["--mask-image", mask], {"mask_image": Image.open(mask)}),
+        "outpaint": (SDOutpaintPipeline, ["--padding", "3", "0", "9", "1"], {"padding": (3, 0, 9, 1)}),
+    }
+    for command, (pipeline, options, arguments) in calls.items():
+        output = tmp_path / f"{command}.png"
+        assert run(command, model, output, "--image", picture, *options) == 0
+        pipe = pipeline.from_pretrained(model)
+        generator = torch.Generator().manual_seed(3)
+        expected = pipe(PROMPT, image=Image.open(picture), generator=generator, **arguments).images[0]
+        np.testing.assert_allclose(pixels(output), np.asarray(expected).astype(int), atol=1)
+    assert pixels(tmp_path / "outpaint.png").shape == (34, 42, 3)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "message"),
+    [
+        ("img2img", [], "the following arguments are required: --image"),
+        ("img2img", ["--image", "PICTURE", "--strength", "2"], "`strength` is 2.0"),
+        ("img2img", ["--image", "no.png"], "no.png"),
+        ("img2img", ["--image", __file__], "cannot identify image file"),
+        ("img2img", ["--image", "PICTURE", "--lora", "no/such/adapters"], "no/such/adapters"),
+        ("inpaint", ["--image", "PICTURE"], "--mask-image"),
+        ("inpaint", ["--image", "PICTURE", "--mask-image", "OTHER"], "`mask_image` is 'of 64x64 pixels"),
+        ("outpaint", ["--image", "PICTURE"], "--padding"),
+        ("outpaint", ["--image", "PICTURE", "--padding", "0", "0", "0", "0"], "`padding` is"),
+        ("outpaint", ["--image", "PICTURE", "--padding", "1", "2"], "--padding"),
+    ],
+)
+def test_wrong_options_of_the_other_commands_are_one_line(
+    model, tmp_path, capsys, picture_and_mask, command, arguments, message
+):
+    Image.new("L", (64, 64), "white").save(tmp_path / "other.png")
+    files = {"PICTURE": picture_and_mask[0], "OTHER": str(tmp_path / "other.png")}
+    arguments = [files.get(word, word) for word in arguments]
+    assert run(command, model, tmp_path / "out.png", *arguments) == cli.BAD_INPUT
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(
