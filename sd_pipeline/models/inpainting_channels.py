@@ -43,7 +43,10 @@ def grow_for_inpainting(unet: UNet2DConditionModel) -> SDUNet2DConditionModel:
             f"a U-Net of {channels} input and {unet.config['out_channels']} output channels cannot be made to "
             "inpaint; allowed: as many inputs as outputs"
         )
-    grown = SDUNet2DConditionModel.from_config({**unet.config, "in_channels": 2 * channels + 1})
+    config = {**unet.config, "in_channels": 2 * channels + 1}
+    # `from_config` would reset what is named here to the default of the class.
+    config.pop("_use_default_values", None)
+    grown = SDUNet2DConditionModel.from_config(config)
     weights = unet.state_dict()
     weight = weights["conv_in.weight"]
     zeros = weight.new_zeros(weight.shape[0], channels + 1, *weight.shape[2:])
