@@ -71,11 +71,12 @@ def test_import_direction(folder, forbidden):
 
 
 def test_the_configuration_imports_nothing_of_the_project():
-    """Its two files are one: the blocks of the stages, and the whole."""
-    of_the_project = {
-        name for name in imports_of(ROOT / "training" / "config.py") if name.split(".")[0] in (*PACKAGES, "tests")
-    }
-    assert {name for name in of_the_project if not name.startswith("training.config_stages")} == set()
+    """Its files are one: the blocks of the stages, and the whole."""
+    blocks = ("training.config_stages", "training.config_diffusion")
+    for file in ("config.py", "config_diffusion.py"):
+        imported = imports_of(ROOT / "training" / file)
+        of_the_project = {name for name in imported if name.split(".")[0] in (*PACKAGES, "tests")}
+        assert {name for name in of_the_project if not name.startswith(blocks)} == set()
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -30,7 +30,16 @@ from training.evaluation.spreading import process_state
 from training.evaluation.suite import Call, Report, aligned
 from training.evaluation.suite_captions import evaluate_captions
 from training.evaluation.suite_digits import evaluate_digits
+from training.evaluation.suite_inpaint import evaluate_inpainting
+from training.evaluation.suite_outpaint import evaluate_outpainting
 from training.evaluation.suite_shapes import evaluate_shapes
+
+SUITES = {
+    "shapes": evaluate_shapes,
+    "shapes-inpaint": evaluate_inpainting,
+    "shapes-outpaint": evaluate_outpainting,
+    "digits": evaluate_digits,
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -80,10 +89,8 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> Report:
         use_scheduler(pipe, options.scheduler)
     pipe.to(device)
     num_prompts = NUM_PROMPTS[options.suite] if options.num_prompts is None else options.num_prompts
-    if options.suite == "shapes":
-        return evaluate_shapes(pipe, num_prompts, call)
-    if options.suite == "digits":
-        return evaluate_digits(pipe, num_prompts, call)
+    if options.suite in SUITES:
+        return SUITES[options.suite](pipe, num_prompts, call)
     return measure_on_dataset(options, pipe, call)
 
 

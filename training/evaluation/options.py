@@ -10,7 +10,7 @@ from sd_pipeline.argument_parser import ArgumentParser
 from sd_pipeline.samplers import SCHEDULERS
 from training.evaluation.suite import Call
 
-NUM_PROMPTS = {"shapes": 300, "digits": 200, "captions": 1000}
+NUM_PROMPTS = {"shapes": 300, "shapes-inpaint": 200, "shapes-outpaint": 200, "digits": 200, "captions": 1000}
 """Each suite, and how many images it generates by default; `shapes` generates that many of each split."""
 
 
