@@ -135,6 +135,7 @@ def test_without_text_encoder(without_text_encoder, call, message):
         ({"prompt_embeds": EMBEDS}, "`prompt_embeds` is given, but this model is unconditional"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"batch_size": "4"}, "`batch_size` is '4'"),
+        ({"height": 7}, "`height` is 7; it must be a positive multiple of 2"),
         ({"clip_skip": 1}, "`clip_skip` is 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
