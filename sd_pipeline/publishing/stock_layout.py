@@ -45,7 +45,8 @@ def is_stock(name: str, component: Any) -> bool:
         component (`Any`): A model, scheduler or tokenizer, or `None`.
 
     Returns:
-        `bool`: Not if there is none that diffusers needs, if a key of ours is not at its default, or for `prediction_type="mean"`.
+        `bool`: Not if there is none that diffusers needs, if a key of ours is not at its default, or for
+        `prediction_type="mean"`.
     """
     config = getattr(component, "config", None) or {}
     added = getattr(component, "added_config_defaults", {})

@@ -252,5 +252,5 @@ def test_one_for_all_or_one_for_each():
     assert torch.equal(each, two[[0, 0, 0, 1, 1, 1]])
     with pytest.raises(ValueError, match="`image` is 'a list of 2'; it must be one, or a list of 3"):
         one_for_each(two, 3, 1, "image")
-    with pytest.raises(ValueError, match="`image` is 'a list of 2'; it must be one$"):
+    with pytest.raises(ValueError, match=r"`image` is 'a list of 2'; it must be one$"):
         check_number("image", 2, 1)

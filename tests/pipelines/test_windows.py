@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 
@@ -13,7 +15,7 @@ def test_windows_cover_a_line_evenly_and_overlap_by_half(length, window):
     slices = window_slices(length, window)
     assert {part.stop - part.start for part in slices} == {min(length, window)}
     assert (slices[0].start, slices[-1].stop) == (0, length)
-    strides = [after.start - before.start for before, after in zip(slices, slices[1:], strict=False)]
+    strides = [after.start - before.start for before, after in itertools.pairwise(slices)]
     assert all(0 < stride <= max(window // 2, 1) for stride in strides)
     assert max(strides, default=0) - min(strides, default=0) <= 1
 
