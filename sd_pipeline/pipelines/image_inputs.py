@@ -173,19 +173,20 @@ def one_for_each(values: torch.Tensor, num_prompts: int, num_images_per_prompt: 
     return values.repeat_interleave(num_images_per_prompt, dim=0)
 
 
-def check_number(name: str, number: int, num_prompts: int) -> None:
+def check_number(name: str, number: int, num_wanted: int, of: str = "prompt") -> None:
     """Check that there is one of something for all prompts, or one for each.
 
     Args:
         name (`str`): The argument.
         number (`int`): How many there are.
-        num_prompts (`int`): How many prompts.
+        num_wanted (`int`): How many prompts.
+        of (`str`, defaults to `"prompt"`): Or of what else.
 
     Raises:
         ValueError: If not.
     """
-    allowed = "one" if num_prompts == 1 else f"one, or a list of {num_prompts}, one for each prompt"
-    require(number in (1, num_prompts), name, f"a list of {number}", allowed)
+    allowed = "one" if num_wanted == 1 else f"one, or a list of {num_wanted}, one for each {of}"
+    require(number in (1, num_wanted), name, f"a list of {number}", allowed)
 
 
 def _as_list(value: Any) -> Sequence[Any]:

@@ -88,7 +88,7 @@ class SDPaintingPipeline(SDGenerationPipeline):
 
         added_channels = None
         if self.is_inpainting_model and masked_image_latents is not None:
-            of_masked_images = one_for_each(masked_image_latents, *numbers, "masked_image_latents").to(device, dtype)
+            of_masked_images = masked_image_latents.to(device, dtype).expand(shape)
             added_channels = torch.cat([mask, of_masked_images], dim=1)
         elif self.is_inpainting_model:
             added_channels = torch.cat([mask, self.encode_for_call(call, canvas * (1 - hole))], dim=1)

@@ -92,8 +92,8 @@ class SDInpaintPipeline(SDPaintingPipeline):
                 width)` in [0, 1]. Sizes need not be multiples of anything.
             mask_image (`PIL.Image.Image`, `np.ndarray`, `torch.Tensor` or a list of them): Of the size of the images,
                 one or one for each prompt; white, from one half up, is repainted, black is kept.
-            masked_image_latents (`torch.Tensor`, *optional*): What a U-Net of nine channels is told of the kept
-                pixels, of shape `(num_given, num_channels, height / factor, width / factor)`; encoded by default.
+            masked_image_latents (`torch.Tensor` of the shape of `latents`, or one for all images, *optional*): What a
+                U-Net of nine channels is told of the kept pixels; encoded from them by default.
             height (`int`, *optional*): Of the result, in pixels; images and masks are resized. By default as they are.
             width (`int`, *optional*): Likewise.
             strength (`float`, *optional*, defaults to 1.0): 1 starts the hole from noise; less starts it from what the
@@ -164,6 +164,6 @@ class SDInpaintPipeline(SDPaintingPipeline):
             allowed = "left out: this U-Net takes no masked latents"
             require(self.is_inpainting_model, "masked_image_latents", masked_image_latents, allowed)
             check_tensor("masked_image_latents", masked_image_latents, (None, *shape[1:]))
-            check_number("masked_image_latents", len(masked_image_latents), call.num_prompts)
+            check_number("masked_image_latents", len(masked_image_latents), call.num_images, "image")
         timesteps_to_take = self.take_timesteps(call, strength)
         return self.paint(call, images, masks, strength, timesteps_to_take, latents, masked_image_latents)

@@ -125,6 +125,14 @@ def test_every_argument_means_what_it_means_in_diffusers(inpaint, stock, call):
     torch.testing.assert_close(latents_of(inpaint, **arguments()), latents_of(stock, **arguments()), **CLOSE)
 
 
+@pytest.mark.parametrize("num_given", [1, 4])
+def test_masked_image_latents_of_every_image(nine, num_given):
+    stock = quiet(StableDiffusionInpaintPipeline(**nine.components, requires_safety_checker=False))
+    masked = torch.randn(num_given, 4, 8, 8, generator=generator(5))
+    call = {"prompt": [PROMPT, "x"], "num_images_per_prompt": 2, "masked_image_latents": masked}
+    torch.testing.assert_close(latents_of(nine, **call), latents_of(stock, **call), **CLOSE)
+
+
 @pytest.mark.parametrize("strength", [1.0, 0.6])
 def test_masked_image_latents_in_place_of_the_encoded_ones(nine, strength):
     stock = quiet(StableDiffusionInpaintPipeline(**nine.components, requires_safety_checker=False))
