@@ -193,6 +193,15 @@ def test_an_image_does_not_depend_on_the_batch_that_it_is_made_in(img2img):
         torch.testing.assert_close(together[number : number + 1], alone, **CLOSE)
 
 
+def test_a_tuple_of_generators_is_as_good_as_a_list(pipe, img2img):
+    for one, call in ((pipe, {}), (img2img, {"image": picture()})):
+        made = [
+            latents_of(one, [PROMPT] * 2, generator=kind((generator(1), generator(2))), **call)
+            for kind in (list, tuple)
+        ]
+        assert torch.equal(*made)
+
+
 def test_images_stay_with_their_prompts(img2img):
     """With several images of a prompt, diffusers pairs prompts with images of others."""
     images = [picture(seed=1), picture(seed=2)]
