@@ -1,7 +1,7 @@
 """The configuration of a run: frozen dataclasses, validated as they are built. Imports nothing else of the project.
 
-One YAML file is one whole run, and its keys are the fields below. The blocks of the stages are in `config_stages.py`;
-reading, writing and comparing configurations is in `config_io.py`.
+One YAML file is one whole run, and its keys are the fields below. The blocks of the stages are in `config_stages.py`
+and `config_diffusion.py`; reading, writing and comparing configurations is in `config_io.py`.
 """
 
 from __future__ import annotations
@@ -9,14 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from training.config_stages import (
-    AutoencoderConfig,
-    ConfigError,
-    DiffusionConfig,
-    StageConfig,
-    TextEncoderConfig,
-    require,
-)
+from training.config_diffusion import DiffusionConfig, LoraConfig
+from training.config_stages import AutoencoderConfig, ConfigError, StageConfig, TextEncoderConfig, require
 
 __all__ = [
     "STAGES",
@@ -25,6 +19,7 @@ __all__ = [
     "DataConfig",
     "DiffusionConfig",
     "EvaluationConfig",
+    "LoraConfig",
     "StageConfig",
     "TextEncoderConfig",
     "TrainConfig",
@@ -52,6 +47,8 @@ class DataConfig:
         on_bad_sample: What an unreadable or absurdly large image or a missing caption does.
         max_image_pixels: Images with more pixels than this are bad samples.
         num_samples: Size of a generated data set (`shapes`).
+        shape_pairs: Pairs of shape and colour, such as `[[ring, green]]`, that `shapes` holds out; given, training
+            sees the scenes of the split `pair` that hold one of these and no other. Empty: the split `seen`.
         validation_fraction: Part of a folder or Hub data set without a validation split that is held out.
         dataloader_num_workers: Worker processes that load images; 0 loads in the training process.
     """
@@ -67,6 +64,7 @@ class DataConfig:
     on_bad_sample: Literal["error", "skip"] = "error"
     max_image_pixels: int = 100_000_000
     num_samples: int = 50_000
+    shape_pairs: list[list[str]] = field(default_factory=list)
     validation_fraction: float = 0.0
     dataloader_num_workers: int = 0
 
@@ -84,28 +82,31 @@ class DataConfig:
 class EvaluationConfig:
     """The recommended call of the finished pipeline, and what validation draws with it.
 
+    What is null is as a pretrained model recommends, if the U-Net starts from one.
+
     Args:
-        scheduler: Class of the scheduler that is published: `SDDDPMScheduler` or the name of one of diffusers.
+        scheduler: Class of the scheduler that is published: `SDDDPMScheduler` or the name of one of diffusers; null
+            otherwise is `DDIMScheduler`.
         scheduler_config: Keys in which it differs from the scheduler of training.
-        num_inference_steps: Recommended number of denoising steps.
-        guidance_scale: Recommended guidance.
-        eta: Recommended share of DDPM's noise that DDIM adds in each step, from 0 to 1.
+        num_inference_steps: Recommended number of denoising steps; null otherwise is 50.
+        guidance_scale: Recommended guidance; null otherwise is 7.5.
+        eta: Recommended share of DDPM's noise that DDIM adds in each step, from 0 to 1; null otherwise is 0.
         validation_prompts: Prompts of the validation pictures; empty takes captions of the data set.
     """
 
-    scheduler: str = "DDIMScheduler"
+    scheduler: str | None = None
     scheduler_config: dict[str, Any] = field(default_factory=dict)
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-    eta: float = 0.0
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    eta: float | None = None
     validation_prompts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        steps = self.num_inference_steps
-        require(steps >= 1, "evaluation.num_inference_steps", steps, "at least 1")
-        scale = self.guidance_scale
-        require(0 <= scale < float("inf"), "evaluation.guidance_scale", scale, "at least 0 and finite")
-        require(0 <= self.eta <= 1, "evaluation.eta", self.eta, "in [0, 1]")
+        steps, scale, eta = self.num_inference_steps, self.guidance_scale, self.eta
+        require(steps is None or steps >= 1, "evaluation.num_inference_steps", steps, "at least 1, or null")
+        fits = scale is None or 0 <= scale < float("inf")
+        require(fits, "evaluation.guidance_scale", scale, "at least 0 and finite, or null")
+        require(eta is None or 0 <= eta <= 1, "evaluation.eta", eta, "in [0, 1], or null")
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,10 @@ class TrainConfig:
         if prediction_type == "mean":
             allowed = "'no' with diffusion.scheduler.prediction_type 'mean', whose x_0 needs float32 predictions"
             require(self.mixed_precision == "no", "mixed_precision", self.mixed_precision, allowed)
+
+        path = self.diffusion.pretrained_model_name_or_path
+        allowed = "['diffusion'] with diffusion.pretrained_model_name_or_path, which brings the other models along"
+        require(path is None or self.stages == ["diffusion"], "stages", self.stages, allowed)
 
         key, allowed = "diffusion.train_text_encoder", "false with text_encoder.training 'frozen' ('joint' trains it)"
         is_frozen = self.text_encoder.training == "frozen"

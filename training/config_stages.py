@@ -1,4 +1,4 @@
-"""The blocks of a configuration that say how a stage is trained and what its models are. Imports nothing here.
+"""How a stage is trained, and the blocks of the first two stages. Imports nothing of the project.
 
 The keys of a model are the arguments of its class; a model block that is given replaces the default as a whole.
 """
@@ -47,16 +47,6 @@ def _default_vae() -> dict[str, Any]:
         "up_block_types": ["UpDecoderBlock2D"] * 3,
         "layers_per_block": 1,
         "latent_channels": 4,
-    }
-
-
-def _default_unet() -> dict[str, Any]:
-    return {
-        "block_out_channels": [96, 192, 288],
-        "down_block_types": ["CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
-        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"],
-        "layers_per_block": 1,
-        "attention_head_dim": 6,
     }
 
 
@@ -209,70 +199,3 @@ class AutoencoderConfig(StageConfig):
         std, scale = self.likelihood_std, self.kl_scale
         require(0 < std < INFINITY, "autoencoder.likelihood_std", std, "above 0 and finite")
         require(0 <= scale < INFINITY, "autoencoder.kl_scale", scale, "at least 0 and finite")
-
-
-@dataclass(frozen=True)
-class DiffusionConfig(StageConfig):
-    """The U-Net.
-
-    Args:
-        unet: Keyword arguments of `SDUNet2DConditionModel`. Channels, sample size and cross-attention size follow
-            from the autoencoder and the text encoder where they are not given.
-        scheduler: Keyword arguments of `SDDDPMScheduler`.
-        proportion_empty_prompts: Part of the captions that is dropped, for classifier-free guidance.
-        snr_gamma: Gamma of min-SNR weighting (5 is usual); null weights all timesteps alike (Algorithm 1).
-        timestep_sampling: `uniform` draws every timestep by itself; `stratified` spreads those of consecutive samples
-            evenly, so that the loss of a batch varies less.
-        weighting_scheme: Density of the timesteps: `none` is uniform, `logit_normal` that of Esser et al. 2024.
-        logit_mean: Mean of the logit of t / T of `logit_normal`; above 0 favours noisy timesteps.
-        logit_std: Its standard deviation.
-        logit_mean_start: The mean at the first sample; null starts at `logit_mean`. A start above it shows the U-Net
-            noise, where a caption is all there is to go by, before pictures.
-        logit_mean_start_samples: Samples over which the mean goes from there to `logit_mean`.
-        noise_offset: Standard deviation of noise that is equal over an image, a channel.
-        sample_posterior: Train on samples of the autoencoder's posterior; otherwise on its mode, which spares the
-            U-Net noise that nothing can predict.
-        cache_latents: Encode every image once, before training; only for images that are not augmented.
-        train_text_encoder: Go on training a contrastive text encoder with the U-Net.
-        text_encoder_learning_rate: Peak learning rate of a text encoder that learns with the U-Net; null takes
-            `learning_rate`.
-    """
-
-    unet: dict[str, Any] = field(default_factory=_default_unet)
-    scheduler: dict[str, Any] = field(default_factory=dict)
-    proportion_empty_prompts: float = 0.1
-    snr_gamma: float | None = None
-    timestep_sampling: Literal["uniform", "stratified"] = "uniform"
-    weighting_scheme: Literal["none", "logit_normal"] = "none"
-    logit_mean: float = 0.0
-    logit_std: float = 1.0
-    logit_mean_start: float | None = None
-    logit_mean_start_samples: int = 50_000
-    noise_offset: float = 0.0
-    sample_posterior: bool = True
-    cache_latents: bool = False
-    train_text_encoder: bool = False
-    text_encoder_learning_rate: float | None = None
-
-    @property
-    def stage(self) -> str:
-        """The name of the block in the configuration."""
-        return "diffusion"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        proportion = self.proportion_empty_prompts
-        require(0 <= proportion <= 1, "diffusion.proportion_empty_prompts", proportion, "in [0, 1]")
-        offset = self.noise_offset
-        require(0 <= offset < INFINITY, "diffusion.noise_offset", offset, "at least 0 and finite")
-        mean, std = self.logit_mean, self.logit_std
-        require(-INFINITY < mean < INFINITY, "diffusion.logit_mean", mean, "finite")
-        require(0 < std < INFINITY, "diffusion.logit_std", std, "above 0 and finite")
-        start, samples = self.logit_mean_start, self.logit_mean_start_samples
-        fits = start is None or (self.weighting_scheme == "logit_normal" and -INFINITY < start < INFINITY)
-        require(fits, "diffusion.logit_mean_start", start, "finite and with weighting_scheme 'logit_normal', or null")
-        require(samples >= 1, "diffusion.logit_mean_start_samples", samples, "at least 1")
-        for name in ("snr_gamma", "text_encoder_learning_rate"):
-            value = getattr(self, name)
-            is_possible = value is None or 0 < value < INFINITY
-            require(is_possible, f"diffusion.{name}", value, "above 0 and finite, or null")

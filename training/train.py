@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from transformers.utils.logging import disable_progress_bar
 
+from sd_pipeline import SDInpaintPipeline
 from training.config import STAGES, ConfigError, TrainConfig
 from training.config_io import check_resumable, find_output_dir, parse_config, read_yaml, save_config
 from training.data.captioned_images import CaptionedImages
@@ -37,6 +38,7 @@ from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.components import load_frozen_models
 from training.tasks.diffusion import DiffusionTask
 from training.tasks.model_check import check_models
+from training.tasks.pretrained import frozen_models_of, load_pretrained
 from training.tasks.text_encoder import TextEncoderTask
 
 
@@ -80,7 +82,9 @@ def train(config: TrainConfig, stop_signal: StopSignal) -> None:
     if not pending:
         return
     check_order(folder, pending)
-    check_models(config, finished=[stage for stage in STAGES if folder.record(stage) is not None])
+    pretrained = load_pretrained(config)
+    finished = [stage for stage in STAGES if folder.record(stage) is not None]
+    check_models(config, finished, pretrained)
     dataset, validation_dataset = load_data(config)
     accelerator = start_accelerator(config)
     if accelerator.is_main_process:
@@ -89,7 +93,7 @@ def train(config: TrainConfig, stop_signal: StopSignal) -> None:
         accelerator.init_trackers("sd_pipeline")
     accelerator.wait_for_everyone()
     for stage in pending:
-        train_stage(stage, config, folder, accelerator, dataset, validation_dataset, stop_signal)
+        train_stage(stage, config, folder, accelerator, dataset, validation_dataset, stop_signal, pretrained)
     accelerator.end_training()
 
 
@@ -138,6 +142,7 @@ def train_stage(
     dataset: CaptionedImages,
     validation_dataset: CaptionedImages | None,
     stop_signal: StopSignal,
+    pretrained: SDInpaintPipeline | None,
 ) -> None:
     """Train one stage from its newest training state, and put its output in place."""
     started = time.monotonic()
@@ -146,6 +151,8 @@ def train_stage(
         task = TextEncoderTask(config, dataset, validation_dataset)
     elif stage == "autoencoder":
         task = AutoencoderTask(config, dataset, validation_dataset)
+    elif pretrained is not None:
+        task = DiffusionTask(config, dataset, frozen_models_of(pretrained, accelerator.device), pretrained)
     else:
         made = {s: folder.result(s) if folder.record(s) is not None else None for s in STAGES[:2]}
         frozen = load_frozen_models(made["text_encoder"], made["autoencoder"], accelerator.device)

@@ -10,6 +10,8 @@ from string import Template
 from typing import Any
 
 import yaml
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 
 def model_card(
@@ -25,6 +27,7 @@ def model_card(
     tags: Sequence[str] = (),
     metadata: Mapping[str, Any] | None = None,
     fields: Mapping[str, str] | None = None,
+    base_model: str | None = None,
 ) -> str:
     """Fill in the template of a model card.
 
@@ -45,6 +48,7 @@ def model_card(
         metadata (`Mapping[str, Any]`, *optional*):
             What else the Hub is to know, in its words: `license`, `model-index` and others.
         fields (`Mapping[str, str]`, *optional*): Placeholders of this template alone, and what takes their place.
+        base_model (`str`, *optional*): The model that the training went on from; `None` if it began with nothing.
 
     Returns:
         `str`: Markdown with YAML front matter.
@@ -56,15 +60,20 @@ def model_card(
     prompt = [json.dumps(example_prompt, ensure_ascii=False)] if example_prompt is not None else []
     repository = without_local_paths(repository)
     known = {
-        "metadata": _metadata(example_prompt is not None, tags, metadata or {}),
+        "metadata": _metadata(
+            example_prompt is not None,
+            tags,
+            {**_base_model_entry(base_model), **(metadata or {})},
+        ),
         "name": name,
         "repository": repository,
-        "summary": _summary(example_prompt is not None),
+        "summary": _summary(example_prompt is not None, base_model),
         "call_here": ", ".join(prompt) or "batch_size=1",
         "stock_use": _stock_use(repository, _arguments(call)) if loads_in_diffusers else _NOT_IN_STOCK,
         "recommended_call": f"pipe({_arguments(call)})",
         "results": _results_table(results or {}),
         "config": yaml.safe_dump(without_local_paths(dict(config or {})), sort_keys=False, allow_unicode=True),
+        "base_model": base_model or "",
         **(fields or {}),
     }
     try:
@@ -118,8 +127,18 @@ def _metadata(takes_prompts: bool, tags: Sequence[str], further: Mapping[str, An
     return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
 
 
-def _summary(takes_prompts: bool) -> str:
+def _base_model_entry(base_model: str | None) -> dict[str, str]:
+    try:
+        validate_repo_id(base_model or "/")
+    except HFValidationError:  # A folder: nothing that the Hub could point to.
+        return {}
+    return {"base_model": base_model or ""}
+
+
+def _summary(takes_prompts: bool, base_model: str | None) -> str:
     what = "text-to-image diffusion model" if takes_prompts else "unconditional diffusion model of images"
+    if base_model is not None:
+        return f"A {what}, trained on from `{base_model}` with `sd_pipeline` in the run described below."
     return f"A {what}, trained from nothing with `sd_pipeline`: all of its weights come from the run described below."
 
 

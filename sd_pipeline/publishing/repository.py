@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.image_processing_utils import BaseImageProcessor
 
 import sd_pipeline
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
@@ -31,6 +33,8 @@ def export_pipeline(
     vae: SDAutoencoderKL | AutoencoderKL | None = None,
     text_encoder: CLIPTextModel | None = None,
     tokenizer: CLIPTokenizer | None = None,
+    safety_checker: StableDiffusionSafetyChecker | None = None,
+    feature_extractor: BaseImageProcessor | None = None,
     recommended_call: Mapping[str, int | float] | None = None,
     card: str | None = None,
     files: Mapping[str, bytes] | None = None,
@@ -48,6 +52,8 @@ def export_pipeline(
         vae ([`SDAutoencoderKL`], *optional*): With its latent statistics folded in; none for a model of pixels.
         text_encoder ([`~transformers.CLIPTextModel`], *optional*): None for an unconditional model.
         tokenizer ([`~transformers.CLIPTokenizer`], *optional*): With the text encoder.
+        safety_checker (`StableDiffusionSafetyChecker`, *optional*): Kept from a model that the training started from.
+        feature_extractor ([`~transformers.CLIPImageProcessor`], *optional*): With the safety checker.
         recommended_call (`Mapping[str, int | float]`, *optional*): Defaults of a call; see [`SDPipeline`].
         card (`str`, *optional*): The model card, Markdown with its YAML front matter.
         files (`Mapping[str, bytes]`, *optional*): Further files, such as pictures of the card, by their names.
@@ -70,6 +76,8 @@ def export_pipeline(
         vae=vae,
         text_encoder=text_encoder,
         tokenizer=tokenizer,
+        safety_checker=safety_checker,
+        feature_extractor=feature_extractor,
         recommended_call=dict(recommended_call or {}),
     )
     staged = target.with_name(f".{target.name}.new")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from training.data.captioned_images import CaptionedImages
@@ -31,6 +33,7 @@ def load_captioned_images(
     on_bad_sample: str = "error",
     max_image_pixels: int = MAX_IMAGE_PIXELS,
     num_samples: int = 50_000,
+    shape_pairs: Sequence[Sequence[str]] = (),
     validation_fraction: float = 0.0,
     dataset_revision: str | None = None,
     dataset_config_name: str | None = None,
@@ -57,6 +60,8 @@ def load_captioned_images(
             warning.
         max_image_pixels (`int`, defaults to 100,000,000): Pictures of more pixels are bad samples.
         num_samples (`int`, defaults to 50,000): Number of training scenes of `shapes`.
+        shape_pairs (sequence of pairs of `str`, *optional*): Held-out pairs of shape and colour. Given, the scenes of
+            `shapes` are those that hold one of these and no other held-out pair.
         validation_fraction (`float`, defaults to 0): Share of the images to hold out, in [0, 1).
         dataset_revision (`str`, *optional*): Branch, tag or commit on the Hub.
         dataset_config_name (`str`, *optional*): Configuration (subset) of a data set that has several.
@@ -69,15 +74,16 @@ def load_captioned_images(
         DataError: If the data set cannot be found or read, lacks a column, has bad samples or is empty, or an argument
             is out of range.
     """
+    if shape_pairs and dataset != "shapes":
+        raise DataError(f"data.shape_pairs is {list(shape_pairs)}; allowed for {dataset!r}: an empty list")
     _check_arguments(split, dataset, random_flip, validation_fraction, dataset_revision, dataset_config_name)
     is_train = split == "train"
     source: ImageSource
     if dataset == "digits":
         source = DigitsSource(split)
-    elif dataset == "shapes" and is_train:
-        source = ShapesSource("seen", num_samples, resolution, seed)
     elif dataset == "shapes":
-        source = ShapesSource("seen", NUM_VALIDATION_SHAPES, resolution, stream_key(seed, "validation"))
+        number, series = (num_samples, seed) if is_train else (NUM_VALIDATION_SHAPES, stream_key(seed, "validation"))
+        source = ShapesSource("pair" if shape_pairs else "seen", number, resolution, series, shape_pairs)
     else:
         splits = find_splits(
             dataset,

@@ -107,6 +107,11 @@ def caption_of(scene: Scene) -> str:
     return f"{told} on a {scene.background} background"
 
 
+def held_out_pairs_of(scene: Scene) -> frozenset[tuple[str, str]]:
+    """List the pairs of shape and colour in a scene that never occur in training."""
+    return HELD_OUT_PAIRS & {(item.shape, item.color) for item in scene.objects}
+
+
 def split_of(scene: Scene) -> str:
     """Tell which split a scene belongs to, by what it holds and by the SHA-256 of its caption.
 
@@ -117,7 +122,7 @@ def split_of(scene: Scene) -> str:
         `str`: `"pair"` if a held-out pair of shape and colour is in it; of the rest, `"caption"` for the tenth of the
         captions whose hash (first 4 bytes, big endian) is 0 modulo 10; otherwise `"seen"`, the split for training.
     """
-    if any((item.shape, item.color) in HELD_OUT_PAIRS for item in scene.objects):
+    if held_out_pairs_of(scene):
         return "pair"
     digest = hashlib.sha256(caption_of(scene).encode()).digest()
     return "caption" if int.from_bytes(digest[:4], "big") % 10 == 0 else "seen"

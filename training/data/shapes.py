@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from training.data.errors import DataError
-from training.data.shape_scenes import BACKGROUNDS, COLORS, SIZES, SPLITS, Scene, caption_of, sample_scene, split_of
+from training.data.shape_scenes import (
+    BACKGROUNDS,
+    COLORS,
+    HELD_OUT_PAIRS,
+    SIZES,
+    SPLITS,
+    Scene,
+    caption_of,
+    held_out_pairs_of,
+    sample_scene,
+    split_of,
+)
 
 SUPERSAMPLING = 4
 _STAR_ANGLES = np.pi * np.arange(10) / 5
@@ -92,6 +103,16 @@ INSIDE: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 """Whether points (x, y), in radii from the centre of a shape, y downwards, lie inside of it."""
 
 
+def _read_pairs(split: str, pairs: Sequence[Sequence[str]]) -> frozenset[tuple[str, ...]]:
+    read = frozenset(tuple(pair) for pair in pairs)
+    unknown = sorted(read - HELD_OUT_PAIRS)
+    if unknown or (read and split != "pair"):
+        allowed = ", ".join(f"[{shape}, {color}]" for shape, color in sorted(HELD_OUT_PAIRS))
+        found = list(unknown[0]) if unknown else f"for the split {split!r}"
+        raise DataError(f"shapes: pairs are {found}; allowed for the split 'pair': some of {allowed}")
+    return read or HELD_OUT_PAIRS
+
+
 class ShapesSource:
     """Scenes of one split, as many as asked for, drawn when they are read.
 
@@ -100,13 +121,15 @@ class ShapesSource:
         num_samples (`int`, defaults to 50,000): How many scenes: the first of the series that belong to the split.
         size (`int`, defaults to 64): Side of the pictures, in pixels.
         seed (`int`, defaults to 0): Names the series of scenes.
+        pairs (sequence of pairs of `str`, *optional*): Held-out pairs of shape and colour; given, only scenes of the
+            split `"pair"` that hold one of these and no other.
 
     Attributes:
         scene_numbers (`numpy.ndarray` of shape `(num_samples,)`, int64): Numbers of the scenes in the series.
         captions (`list[str]`): Their captions.
 
     Raises:
-        DataError: If there is no such split, or `num_samples` or `size` is not positive.
+        DataError: If there is no such split or pair, or `num_samples` or `size` is not positive.
 
     Example:
         ```python
@@ -118,11 +141,19 @@ class ShapesSource:
         ```
     """
 
-    def __init__(self, split: str = "seen", num_samples: int = 50_000, size: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self,
+        split: str = "seen",
+        num_samples: int = 50_000,
+        size: int = 64,
+        seed: int = 0,
+        pairs: Sequence[Sequence[str]] = (),
+    ) -> None:
         if split not in SPLITS:
             raise DataError(f"shapes has no split {split!r}; allowed: {', '.join(SPLITS)}")
         if num_samples < 1 or size < 1:
             raise DataError(f"shapes: {num_samples} pictures of {size} pixels; allowed: at least 1 of at least 1")
+        wanted = _read_pairs(split, pairs)
         self.split = split
         self.size = size
         self.seed = seed
@@ -130,7 +161,7 @@ class ShapesSource:
         self.scene_numbers = np.empty(num_samples, dtype=np.int64)
         for number in itertools.count():
             scene = sample_scene(seed, number)
-            if split_of(scene) == split:
+            if split_of(scene) == split and held_out_pairs_of(scene) <= wanted:
                 self.scene_numbers[len(self.captions)] = number
                 self.captions.append(caption_of(scene))
                 if len(self.captions) == num_samples:

@@ -138,6 +138,28 @@ def load_checkpoint(checkpoint: Path) -> TrainingState:
     return TrainingState(tensors, json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
 
 
+def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return a model's state without what is frozen, which whoever builds the model brings along.
+
+    Args:
+        model (`torch.nn.Module`): The model.
+    """
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
+
+
+def load_trained_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Restore what `trained_tensors` returned.
+
+    Raises:
+        CheckpointError: If the state is not one of this model.
+    """
+    differing = sorted(trained_tensors(model).keys() ^ tensors.keys())
+    if differing:
+        raise CheckpointError(f"the training state does not fit the model: {differing[0]!r} is in one of them only")
+    model.load_state_dict(tensors, strict=False)
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return the optimizer's state as `{"parameter name/state name": tensor}`.
 

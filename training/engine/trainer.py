@@ -21,8 +21,10 @@ from training.engine.checkpointing import (
     list_checkpoints,
     load_checkpoint,
     load_optimizer_tensors,
+    load_trained_tensors,
     optimizer_tensors,
     save_checkpoint,
+    trained_tensors,
 )
 from training.engine.ema import AveragedWeights
 from training.engine.interruption import RunStopped, StopSignal
@@ -219,7 +221,7 @@ class Trainer:
     def _save(self) -> None:
         if self.accelerator.is_main_process:
             tensors = {
-                "model": dict(self.task.model.state_dict()),
+                "model": trained_tensors(self.task.model),
                 "optimizer": optimizer_tensors(self.optimizer, self.task.model),
             }
             if self.average is not None:
@@ -248,7 +250,7 @@ class Trainer:
                 f"{self.task.name}.gradient_accumulation_steps x {self.task.name}.train_batch_size is now "
                 f"{self.global_batch_size}; the product must stay {saved_size}"
             )
-        self.task.model.load_state_dict(state.tensors["model"])
+        load_trained_tensors(self.task.model, state.tensors["model"])
         load_optimizer_tensors(self.optimizer, self.task.model, state.tensors["optimizer"])
         if self.average is not None:
             self.average.load_state_dict(state.tensors["ema"])

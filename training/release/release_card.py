@@ -59,7 +59,7 @@ def release_card(
         name=name,
         repository=repository,
         example_prompt=prompts[0],
-        loads_in_diffusers=all(map(is_stock, pipe.components.values())),
+        loads_in_diffusers=all(is_stock(name, component) for name, component in pipe.components.items()),
         recommended_call=pipe.config["recommended_call"],
         config=config,
         metadata=metadata,

@@ -144,8 +144,10 @@ def build_unet(
     Raises:
         ConfigError: If its keys are impossible or contradict the other models.
     """
+    # A U-Net that inpaints also sees the mask and the latents of the masked image.
+    in_channels = 2 * latent_channels + 1 if config.diffusion.inpainting else latent_channels
     derived: dict[str, Any] = {
-        "in_channels": latent_channels,
+        "in_channels": in_channels,
         "out_channels": latent_channels,
         "sample_size": latent_size,
     }

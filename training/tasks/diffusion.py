@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,13 +10,9 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 from torch.utils.data import Dataset
-from transformers import CLIPTextModel
 
-from sd_pipeline import SDDDPMScheduler, SDPipeline, SDUNet2DConditionModel
+from sd_pipeline import SDInpaintPipeline, SDPipeline, SDUNet2DConditionModel
 from sd_pipeline.latents import scale_latents
-from sd_pipeline.publishing.model_card import model_card
-from sd_pipeline.publishing.repository import export_pipeline
-from sd_pipeline.schedulers.signal_to_noise import min_snr_weights, snr
 from training.config import DiffusionConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize
@@ -25,73 +20,16 @@ from training.data.latent_cache import CachedLatents
 from training.engine.random_streams import standard_normal, uniform
 from training.engine.task import Batch, Validation
 from training.tasks.components import FrozenModels, build, build_unet, downsampling_factor
+from training.tasks.denoising_model import DenoisingModel
+from training.tasks.finished_model import FinishedModel, export_adapters, export_model
+from training.tasks.inpainting import added_channels, draw_masks, holed_pictures
+from training.tasks.lora import add_adapters
 from training.tasks.parameter_groups import decay_matrices_only
+from training.tasks.pretrained import recommended_call
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
 from training.tasks.timestep_sampling import draw_timesteps
 
-CARD_TEMPLATE = Path(__file__).parents[2] / "model_cards" / "pipeline.md"
 _PICTURES = 8
-
-
-class DenoisingModel(torch.nn.Module):
-    """The U-Net, and a text encoder that learns with it, with the loss of Algorithm 1.
-
-    Args:
-        unet (`SDUNet2DConditionModel`): The network.
-        text_encoder (`CLIPTextModel`, *optional*): Trained jointly.
-        scheduler (`SDDDPMScheduler`): The forward process and what is predicted.
-        snr_gamma (`float`, *optional*): Gamma of min-SNR weighting; none weights all timesteps alike.
-    """
-
-    def __init__(
-        self,
-        unet: SDUNet2DConditionModel,
-        text_encoder: CLIPTextModel | None,
-        scheduler: SDDDPMScheduler,
-        snr_gamma: float | None,
-    ) -> None:
-        super().__init__()
-        self.unet = unet
-        self.text_encoder = text_encoder
-        self.scheduler = scheduler
-        self.snr_gamma = snr_gamma
-
-    def forward(
-        self,
-        latents: torch.Tensor,
-        noise: torch.Tensor,
-        timesteps: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
-        input_ids: torch.Tensor | None = None,
-        caption_rows: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
-        """Predict from x_t and compare: w(t) |target - prediction|^2 (report, Algorithm 1; eq. 23 without its weight).
-
-        Args:
-            latents (`torch.Tensor` of shape `(batch_size, channels, height, width)`): x_0, about unit variance.
-            noise (`torch.Tensor`, same shape): epsilon.
-            timesteps (`torch.LongTensor` of shape `(batch_size,)`): t.
-            encoder_hidden_states (`torch.Tensor` of shape `(batch_size, length, dim)`, *optional*): Encoded captions.
-            input_ids (`torch.LongTensor` of shape `(num_captions, length)`, *optional*): For a joint text encoder.
-            caption_rows (`torch.LongTensor` of shape `(batch_size,)`, *optional*): Which of them a sample has.
-
-        Returns:
-            `dict`: `"loss"` of shape `(batch_size,)`, float32.
-        """
-        if self.text_encoder is not None:
-            encoder_hidden_states = self.text_encoder(input_ids)[0][caption_rows]
-        noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
-        prediction = self.unet(noisy_latents, timesteps, encoder_hidden_states).sample
-        target = self.scheduler.training_target(latents, noise, timesteps)
-        loss = (prediction.float() - target.float()).square().flatten(1).mean(1)
-        return {"loss": loss * self._weights(timesteps)}
-
-    def _weights(self, timesteps: torch.Tensor) -> torch.Tensor:
-        if self.snr_gamma is None:
-            return torch.ones(timesteps.shape, device=timesteps.device)
-        alphas_cumprod = self.scheduler.alphas_cumprod.to(timesteps.device)
-        ratio, previous = snr(alphas_cumprod, timesteps), snr(alphas_cumprod, timesteps - 1)
-        return min_snr_weights(ratio, self.snr_gamma, self.scheduler.config["prediction_type"], previous)
 
 
 class DiffusionTask:
@@ -101,35 +39,57 @@ class DiffusionTask:
         config (`TrainConfig`): The run.
         dataset (`CaptionedImages`): Training images and captions.
         frozen (`FrozenModels`): What the earlier stages made, on the device of the training.
+        pretrained (`SDInpaintPipeline`, *optional*): The model that the run goes on from, `frozen` its parts.
     """
 
     name = "diffusion"
 
-    def __init__(self, config: TrainConfig, dataset: CaptionedImages, frozen: FrozenModels) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        dataset: CaptionedImages,
+        frozen: FrozenModels,
+        pretrained: SDInpaintPipeline | None = None,
+    ) -> None:
         self.config = config
         self.settings: DiffusionConfig = config.diffusion
         self.frozen = frozen
+        self.pretrained = pretrained
+        self.pictures = dataset
         self.dataset: Dataset[Any] = self._cached(dataset)
         self.captions = dataset.captions
         resolution, vae = config.data.resolution, frozen.vae
         channels = 3 if vae is None else vae.config["latent_channels"]
-        size = resolution if vae is None else resolution // downsampling_factor(vae)
-        self.latent_shape = (channels, size, size)
-        hidden_size = None if frozen.text_encoder is None else frozen.text_encoder.config.hidden_size
-        torch.manual_seed(config.seed)
-        self.unet = build_unet(config, channels, size, hidden_size)
-        self.scheduler = build_scheduler(config, in_pixel_space=vae is None)
+        self.factor = 1 if vae is None else downsampling_factor(vae)
+        self.latent_shape = (channels, resolution // self.factor, resolution // self.factor)
+        self.unet = self._start()
+        of_pretrained = None if pretrained is None else pretrained.scheduler
+        self.scheduler = build_scheduler(config, in_pixel_space=vae is None, pretrained=of_pretrained)
+        self.sampler = recommended_scheduler(config, self.scheduler, of_pretrained)
+        recommendation = None if pretrained is None else pretrained.config["recommended_call"]
+        self.call = recommended_call(config.evaluation, frozen.tokenizer is not None, recommendation)
         learns_text = config.text_encoder.training == "joint" or self.settings.train_text_encoder
         self.learns_text = learns_text and frozen.text_encoder is not None
-        if self.settings.gradient_checkpointing:
-            self.unet.enable_gradient_checkpointing()
         for model in (frozen.vae, None if self.learns_text else frozen.text_encoder):
             if model is not None:
                 model.requires_grad_(False).eval()
         joint = frozen.text_encoder if self.learns_text else None
-        if joint is not None and self.settings.gradient_checkpointing:
-            joint.gradient_checkpointing_enable()
+        if self.settings.lora.rank > 0:
+            add_adapters(self.unet, joint, self.settings.lora, config.seed)
+        if self.settings.gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+            if joint is not None:
+                joint.gradient_checkpointing_enable()
         self.model = DenoisingModel(self.unet, joint, self.scheduler, self.settings.snr_gamma)
+
+    def _start(self) -> SDUNet2DConditionModel:
+        if self.pretrained is not None:
+            return cast(SDUNet2DConditionModel, self.pretrained.unet)
+        channels, size, _ = self.latent_shape
+        text_encoder = self.frozen.text_encoder
+        torch.manual_seed(self.config.seed)
+        hidden_size = None if text_encoder is None else text_encoder.config.hidden_size
+        return build_unet(self.config, channels, size, hidden_size)
 
     def _cached(self, dataset: CaptionedImages) -> Dataset[Any]:
         if not self.settings.cache_latents:
@@ -154,6 +114,8 @@ class DiffusionTask:
         }
         if self.frozen.vae is not None and self.settings.sample_posterior:
             batch["posterior_noise"] = standard_normal(seed, "diffusion/posterior", numbers, self.latent_shape)
+        if self.settings.inpainting:
+            batch["mask"] = draw_masks(seed, numbers, self.config.data.resolution)
         batch["noise"] = standard_normal(seed, "diffusion/noise", numbers, self.latent_shape)
         if self.settings.noise_offset:
             offset = standard_normal(seed, "diffusion/offset", numbers, (self.latent_shape[0], 1, 1))
@@ -173,18 +135,10 @@ class DiffusionTask:
     def prepare_batch(self, batch: Batch) -> Batch:
         """Encode images and captions with what is frozen."""
         arguments = {"noise": batch["noise"], "timesteps": batch["timesteps"]}
-        vae = self.frozen.vae
-        if vae is None:
-            arguments["latents"] = batch["pixel_values"]
-        else:
-            if "latent_mean" in batch:
-                latents, std = batch["latent_mean"], batch["latent_std"]
-            else:
-                posterior = vae.encode(batch["pixel_values"]).latent_dist
-                latents, std = posterior.mean, posterior.std
-            if self.settings.sample_posterior:
-                latents = latents + std * batch["posterior_noise"]
-            arguments["latents"] = scale_latents(latents, vae.config)
+        arguments["latents"] = self._latents(batch)
+        if self.settings.inpainting:
+            masked = self._encode(batch["pixel_values"] * (1 - batch["mask"]), batch)
+            arguments["added_channels"] = added_channels(batch["mask"], masked, self.factor)
         if self.learns_text:
             return {**arguments, "input_ids": batch["input_ids"], "caption_rows": batch["caption_rows"]}
         if self.frozen.text_encoder is not None:
@@ -192,69 +146,67 @@ class DiffusionTask:
             arguments["encoder_hidden_states"] = hidden_states[batch["caption_rows"]]
         return arguments
 
-    def pipeline(self) -> SDPipeline:
+    def _latents(self, batch: Batch) -> torch.Tensor:
+        if "latent_mean" not in batch:
+            return self._encode(batch["pixel_values"], batch)
+        return self._sample(batch["latent_mean"], batch["latent_std"], batch)
+
+    def _encode(self, pixel_values: torch.Tensor, batch: Batch) -> torch.Tensor:
+        if self.frozen.vae is None:
+            return pixel_values
+        posterior = self.frozen.vae.encode(pixel_values).latent_dist
+        return self._sample(posterior.mean, posterior.std, batch)
+
+    def _sample(self, mean: torch.Tensor, std: torch.Tensor, batch: Batch) -> torch.Tensor:
+        latents = mean + std * batch["posterior_noise"] if self.settings.sample_posterior else mean
+        return latents if self.frozen.vae is None else scale_latents(latents, self.frozen.vae.config)
+
+    def pipeline(self) -> SDPipeline | SDInpaintPipeline:
         """Assemble the pipeline from the models as they stand, with the recommended sampler."""
-        return SDPipeline(
+        kind = SDInpaintPipeline if self.settings.inpainting else SDPipeline
+        return kind(
             vae=self.frozen.vae,
             text_encoder=self.frozen.text_encoder,
             tokenizer=self.frozen.tokenizer,
             unet=self.unet,
-            scheduler=recommended_scheduler(self.config, self.scheduler),
+            scheduler=self.sampler,
+            recommended_call=self.call,
         )
 
     def validate(self, step: int) -> Validation:
-        """Draw pictures of fixed prompts from fixed noise."""
-        evaluation = self.config.evaluation
+        """Draw pictures of fixed prompts, or in fixed holes, from fixed noise."""
         pipe = self.pipeline()
         pipe.set_progress_bar_config(disable=True)
-        prompts = self._prompts()
+        holed = holed_pictures(self.pictures, _PICTURES, self.config.seed) if self.settings.inpainting else None
+        prompts = self._prompts() if holed is None else holed.captions
         count = len(prompts) if self.frozen.tokenizer is not None else _PICTURES
+        conditions: dict[str, Any] = (
+            {"prompt": prompts} if self.frozen.tokenizer is not None else {"batch_size": count}
+        )
+        if holed is not None:
+            conditions.update(image=holed.pictures, mask_image=holed.masks)
         latents = standard_normal(self.config.seed, "validation", range(count), self.latent_shape)
-        conditions = {"prompt": prompts} if self.frozen.tokenizer is not None else {"batch_size": count}
         output = pipe(
             **conditions,
             latents=latents.to(self.unet.device),
-            num_inference_steps=evaluation.num_inference_steps,
-            guidance_scale=evaluation.guidance_scale,
-            eta=evaluation.eta,
             generator=torch.Generator().manual_seed(self.config.seed),
             return_dict=False,
         )
         images = cast(list[Image.Image], output[0])
-        return Validation(images={"samples": make_image_grid(images, rows=1, cols=len(images))})
+        rows = [images] if holed is None else [holed.shown, images]
+        grid = make_image_grid([image for row in rows for image in row], rows=len(rows), cols=count)
+        return Validation(images={"samples": grid})
 
     def export(self, folder: Path) -> None:
-        """Write the finished repository, with its card."""
-        evaluation = self.config.evaluation
+        """Write the finished repository, or the file of the adapters, with its card."""
         has_text = self.frozen.tokenizer is not None
-        recommended_call: dict[str, int | float] = {"num_inference_steps": evaluation.num_inference_steps}
-        if has_text:
-            recommended_call["guidance_scale"] = evaluation.guidance_scale
-        if evaluation.eta > 0:
-            recommended_call["eta"] = evaluation.eta
-        card = model_card(
-            CARD_TEMPLATE,
-            name=Path(self.config.output_dir).name,
-            repository=f"{self.config.output_dir}/pipeline",
-            example_prompt=self._prompts()[0] if has_text else None,
-            loads_in_diffusers=has_text and self.frozen.vae is not None and self._predicts_what_stock_knows,
-            recommended_call=recommended_call,
-            config=dataclasses.asdict(self.config),
+        finished = FinishedModel(
+            self.config, self.unet, self.sampler, self.frozen, self.call, self._prompts()[0] if has_text else None
         )
-        export_pipeline(
-            folder,
-            unet=self.unet,
-            scheduler=recommended_scheduler(self.config, self.scheduler),
-            vae=self.frozen.vae,
-            text_encoder=self.frozen.text_encoder,
-            tokenizer=self.frozen.tokenizer,
-            recommended_call=recommended_call,
-            card=card,
-        )
-
-    @property
-    def _predicts_what_stock_knows(self) -> bool:
-        return self.scheduler.config["prediction_type"] != "mean"
+        if self.settings.lora.rank > 0:
+            export_adapters(folder, finished, self.model.text_encoder)
+        else:
+            export_model(folder, finished, self.pretrained)
 
     def _prompts(self) -> list[str]:
         return self.config.evaluation.validation_prompts or list(dict.fromkeys(self.captions))[:_PICTURES]

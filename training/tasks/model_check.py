@@ -6,6 +6,8 @@ from collections.abc import Collection
 
 import torch
 
+from sd_pipeline import SDDDPMScheduler, SDInpaintPipeline
+from sd_pipeline.pipelines.scheduler_use import Scheduler
 from training.config import ConfigError, TrainConfig
 from training.tasks.components import (
     build,
@@ -15,20 +17,29 @@ from training.tasks.components import (
     build_vae,
     load_text_encoder,
 )
+from training.tasks.pretrained import load_pretrained
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
 
 
-def check_models(config: TrainConfig, finished: Collection[str] = ()) -> None:
+def check_models(
+    config: TrainConfig, finished: Collection[str] = (), pretrained: SDInpaintPipeline | None = None
+) -> None:
     """Build every model of the run's stages on the meta device, and run each once: no memory, no time.
 
     Args:
         config (`TrainConfig`): The run.
         finished (collection of `str`): Stages whose output is there; where the run does not train them (again), what
             the U-Net has to fit to is known only once they are loaded.
+        pretrained (`SDInpaintPipeline`, *optional*): The model that the run goes on from; loaded, if it is not given.
 
     Raises:
         ConfigError: Names the block at fault.
     """
+    pretrained = pretrained or load_pretrained(config)
+    if pretrained is not None:
+        scheduler = build_scheduler(config, pretrained.vae is None, pretrained.scheduler)
+        _check_sampler(config, scheduler, pretrained.scheduler)
+        return
     resolution = config.data.resolution
     hidden = _check_text_encoder(config) if "text_encoder" in config.stages else None
     with torch.device("meta"), torch.no_grad():
@@ -42,15 +53,20 @@ def check_models(config: TrainConfig, finished: Collection[str] = ()) -> None:
         if "diffusion" in config.stages and set(finished) <= set(config.stages):
             unet = build_unet(config, channels, size, hidden)
             text = None if hidden is None else torch.zeros(1, 7, hidden)
-            arguments = {"sample": torch.zeros(1, channels, size, size), "timestep": 0, "encoder_hidden_states": text}
+            sample = torch.zeros(1, unet.config["in_channels"], size, size)
+            arguments = {"sample": sample, "timestep": 0, "encoder_hidden_states": text}
             build("diffusion.unet", unet, arguments)
     if "diffusion" in config.stages:
         has_vae = "autoencoder" in {*config.stages, *finished}
         if config.diffusion.cache_latents and not has_vae:
             raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
-        published = recommended_scheduler(config, build_scheduler(config, in_pixel_space=not has_vae))
-        num_inference_steps = config.evaluation.num_inference_steps
-        build("evaluation.num_inference_steps", published.set_timesteps, {"num_inference_steps": num_inference_steps})
+        _check_sampler(config, build_scheduler(config, in_pixel_space=not has_vae))
+
+
+def _check_sampler(config: TrainConfig, scheduler: SDDDPMScheduler, of_pretrained: Scheduler | None = None) -> None:
+    published = recommended_scheduler(config, scheduler, of_pretrained)
+    steps = config.evaluation.num_inference_steps or 1
+    build("evaluation.num_inference_steps", published.set_timesteps, {"num_inference_steps": steps})
 
 
 def _check_text_encoder(config: TrainConfig) -> int:

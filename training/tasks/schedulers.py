@@ -8,30 +8,58 @@ from typing import Any
 import diffusers
 
 from sd_pipeline import SDDDPMScheduler
-from sd_pipeline.pipelines.scheduler_use import check_prediction_type
+from sd_pipeline.pipelines.scheduler_use import Scheduler, check_prediction_type
 from training.config import ConfigError, TrainConfig
 from training.tasks.components import build
 
+_FORWARD_PROCESS = (
+    "num_train_timesteps",
+    "beta_start",
+    "beta_end",
+    "beta_schedule",
+    "trained_betas",
+    "rescale_betas_zero_snr",
+    "prediction_type",
+)
+"""What a scheduler's configuration says of the forward process and the prediction, whatever its way to sample."""
 
-def build_scheduler(config: TrainConfig, in_pixel_space: bool) -> SDDDPMScheduler:
-    """Build the scheduler of training; it clips predictions of x_0 in pixel space only, unless it says otherwise."""
-    arguments = {"clip_sample": in_pixel_space, **config.diffusion.scheduler}
+
+def build_scheduler(config: TrainConfig, in_pixel_space: bool, pretrained: Scheduler | None = None) -> SDDDPMScheduler:
+    """Build the scheduler of training; it clips predictions of x_0 in pixel space only, unless it says otherwise.
+
+    Args:
+        config (`TrainConfig`): The run.
+        in_pixel_space (`bool`): Whether there is no autoencoder.
+        pretrained (`Scheduler`, *optional*): Of the model that the run goes on from: its forward process, and what is
+            predicted, hold where the run says nothing else.
+    """
+    arguments = {"clip_sample": in_pixel_space, **_forward_process(pretrained), **config.diffusion.scheduler}
     if str(arguments.get("variance_type")).startswith("learned"):
         kind = arguments["variance_type"]
         raise ConfigError(f"diffusion.scheduler.variance_type = {kind!r}: Algorithm 1 does not train variances")
     return build("diffusion.scheduler", SDDDPMScheduler, arguments)
 
 
-def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler) -> Any:
+def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler, pretrained: Scheduler | None = None) -> Any:
     """Build the scheduler that is published: a class by name, with the forward process of training.
+
+    Args:
+        config (`TrainConfig`): The run.
+        scheduler (`SDDDPMScheduler`): That of training.
+        pretrained (`Scheduler`, *optional*): Of the model that the run goes on from; published where the run names no
+            other.
 
     Raises:
         ConfigError: If there is no such class, it refuses the keys or cannot use what the model predicts.
     """
     evaluation = config.evaluation
-    kind = {"SDDDPMScheduler": SDDDPMScheduler}.get(evaluation.scheduler) or getattr(
-        diffusers, evaluation.scheduler, None
-    )
+    own = scheduler.config
+    if evaluation.scheduler is not None or pretrained is None:
+        name = evaluation.scheduler or "DDIMScheduler"
+        kind = {"SDDDPMScheduler": SDDDPMScheduler}.get(name) or getattr(diffusers, name, None)
+    else:
+        kind, name = type(pretrained), type(pretrained).__name__
+        own = {**pretrained.config, **_forward_process(scheduler)}
     if not (isinstance(kind, type) and issubclass(kind, diffusers.SchedulerMixin)):
         raise ConfigError(
             f"evaluation.scheduler = {evaluation.scheduler!r}: must be SDDDPMScheduler or a scheduler of diffusers, "
@@ -39,12 +67,17 @@ def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler) -> An
         )
     # What the stock pipeline, and so ours, demands of a scheduler beside an autoencoder.
     offset = {} if scheduler.config["clip_sample"] else {"steps_offset": 1}
-    for name in evaluation.scheduler_config:
-        if name not in inspect.signature(kind.__init__).parameters:
-            raise ConfigError(f"evaluation.scheduler_config.{name}: unknown key of {evaluation.scheduler}")
-    arguments = {**scheduler.config, **offset, **evaluation.scheduler_config}
+    for key in evaluation.scheduler_config:
+        if key not in inspect.signature(kind.__init__).parameters:
+            raise ConfigError(f"evaluation.scheduler_config.{key}: unknown key of {name}")
+    arguments = {**own, **offset, **evaluation.scheduler_config}
     # `from_config` would reset what is named here to the default of the class, whatever value it has by now.
-    del arguments["_use_default_values"]
+    arguments.pop("_use_default_values", None)
     published = build("evaluation.scheduler_config", lambda: kind.from_config(arguments), {})
     build("evaluation.scheduler", check_prediction_type, {"scheduler": published})
     return published
+
+
+def _forward_process(scheduler: Scheduler | SDDDPMScheduler | None) -> dict[str, Any]:
+    config = {} if scheduler is None else scheduler.config
+    return {key: config[key] for key in _FORWARD_PROCESS if key in config}

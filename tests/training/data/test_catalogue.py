@@ -26,7 +26,10 @@ def test_the_arguments_are_the_keys_of_the_data_block() -> None:
     assert set(parameters) - {"split", "seed"} == set(fields) - {"dataloader_num_workers"}
     for name, parameter in parameters.items():
         if parameter.default is not inspect.Parameter.empty and name != "seed":
-            assert parameter.default == fields[name].default, name
+            field = fields[name]
+            is_made = field.default_factory is not dataclasses.MISSING
+            default = tuple(field.default_factory()) if is_made else field.default
+            assert parameter.default == default, name
 
 
 def names(images: CaptionedImages) -> list[str]:
