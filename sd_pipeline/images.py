@@ -21,6 +21,7 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_INFO_OF_COLORS = ("icc_profile", "transparency")
 _WHITE_OF_INTEGERS = (65535,)
 _WHITE_OF_FLOATS = (1, 255, 65535)
 _WIDE_MODES = {
@@ -69,7 +70,12 @@ def _upright(image: Image.Image) -> Image.Image:
     except Exception:  # Damaged EXIF, whose parsing raises anything, tells no orientation.
         return image
     turn = _TURNS.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
+    if turn is None:
+        return image
+    turned = image.transpose(turn)
+    # What tells the orientation would turn it again, if anybody read it once more.
+    turned.info = {key: turned.info[key] for key in _INFO_OF_COLORS if key in turned.info}
+    return turned
 
 
 def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:

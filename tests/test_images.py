@@ -163,6 +163,7 @@ def test_exif_orientation_is_followed(orientation: int, mode: str, file_format: 
     exif = Image.Exif()
     exif[0x0112] = orientation
     shown = to_rgb(reopened(stored, file_format, exif=exif))
+    assert to_rgb(shown) == shown, "not turned twice"
     assert shown.size == (4, 6)
     assert np.array_equal(np.asarray(shown), np.asarray(to_rgb(upright)))
 

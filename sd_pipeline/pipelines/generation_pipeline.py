@@ -58,6 +58,8 @@ class SDGenerationPipeline(SDBasePipeline):
         num_layers = self.text_encoder and self.text_encoder.config.num_hidden_layers
         call_arguments.check_clip_skip(call.clip_skip, num_layers)
         call_arguments.check_generator(call.generator, call.num_images)
+        if isinstance(call.generator, tuple):
+            call = replace(call, generator=list(call.generator))
         if isinstance(call.callback, (PipelineCallback, MultiPipelineCallbacks)):
             call = replace(call, callback_tensors=call.callback.tensor_inputs)
         call_arguments.check_options(

@@ -71,6 +71,22 @@ def read_masks(mask_image: Any, size: tuple[int, int], name: str = "mask_image")
     height, width = masks.shape[-2:]
     shown = f"of {width}x{height} pixels (width x height)"
     require((height, width) == size, name, shown, f"of the size of the image, {size[1]}x{size[0]}")
+    return binary_masks(masks, name)
+
+
+def binary_masks(masks: torch.Tensor, name: str = "mask_image") -> torch.Tensor:
+    """Tell white from black.
+
+    Args:
+        masks (`torch.Tensor` of shape `(num_masks, 1, height, width)`): In [0, 1], float32.
+        name (`str`, defaults to `"mask_image"`): The argument, for the message.
+
+    Returns:
+        `torch.Tensor` of the same shape, float32: 1 from one half up, else 0.
+
+    Raises:
+        ValueError: If a mask repaints nothing or everything.
+    """
     masks = (masks >= 0.5).float()
     for mask in masks:
         require(bool(mask.any()), name, "all black", "white somewhere, where the image is repainted")
@@ -92,7 +108,8 @@ def resize_images(images: torch.Tensor, height: int | None, width: int | None) -
     Raises:
         ValueError: If height or width is not a positive integer.
     """
-    height, width = height or images.shape[-2], width or images.shape[-1]
+    height = images.shape[-2] if height is None else height
+    width = images.shape[-1] if width is None else width
     check_image_size(height, width, 1)
     if images.shape[-2:] == (height, width):
         return images
@@ -156,19 +173,20 @@ def one_for_each(values: torch.Tensor, num_prompts: int, num_images_per_prompt: 
     return values.repeat_interleave(num_images_per_prompt, dim=0)
 
 
-def check_number(name: str, number: int, num_prompts: int) -> None:
+def check_number(name: str, number: int, num_wanted: int, of: str = "prompt") -> None:
     """Check that there is one of something for all prompts, or one for each.
 
     Args:
         name (`str`): The argument.
         number (`int`): How many there are.
-        num_prompts (`int`): How many prompts.
+        num_wanted (`int`): How many prompts.
+        of (`str`, defaults to `"prompt"`): Or of what else.
 
     Raises:
         ValueError: If not.
     """
-    allowed = "one" if num_prompts == 1 else f"one, or a list of {num_prompts}, one for each prompt"
-    require(number in (1, num_prompts), name, f"a list of {number}", allowed)
+    allowed = "one" if num_wanted == 1 else f"one, or a list of {num_wanted}, one for each {of}"
+    require(number in (1, num_wanted), name, f"a list of {number}", allowed)
 
 
 def _as_list(value: Any) -> Sequence[Any]:
@@ -184,10 +202,12 @@ def _stacked(batches: list[torch.Tensor], name: str, allowed: str) -> torch.Tens
 
 def _read_image(image: Any, name: str) -> torch.Tensor:
     if isinstance(image, Image.Image):
-        return _channels_first(np.asarray(to_rgb(image))[None])
+        return _channels_first(_pixels_of(image, name)[None])
     batch = _as_batch(image, name, _ALLOWED)
     channels = batch.shape[1]
-    require(channels in (_GREY, _RGB, _RGBA), name, f"of shape {tuple(image.shape)}", f"{_ALLOWED} of 1, 3 or 4")
+    require(
+        channels in (_GREY, _RGB, _RGBA), name, f"of shape {tuple(image.shape)}", f"{_ALLOWED}; of 1, 3 or 4 channels"
+    )
     is_signed = isinstance(image, torch.Tensor) and channels != _RGBA and bool((batch < 0).any())
     batch = batch / 2 + 0.5 if is_signed else batch
     _check_range(batch, name, "[-1, 1]" if is_signed else "[0, 1]")
@@ -196,8 +216,8 @@ def _read_image(image: Any, name: str) -> torch.Tensor:
 
 def _read_mask(mask: Any, name: str) -> torch.Tensor:
     if isinstance(mask, Image.Image):
-        grey = np.asarray(to_rgb(mask).convert("L"))
-        return _channels_first(grey[None, :, :, None])
+        grey = Image.fromarray(_pixels_of(mask, name)).convert("L")
+        return _channels_first(np.asarray(grey)[None, :, :, None])
     is_flat_batch = getattr(mask, "ndim", 0) == 3 and isinstance(mask, np.ndarray) and mask.shape[-1] != 1
     batch = _as_batch(mask[..., None] if is_flat_batch else mask, name, _ALLOWED_MASK)
     require(batch.shape[1] == 1, name, f"of shape {tuple(mask.shape)}", _ALLOWED_MASK)
@@ -205,11 +225,21 @@ def _read_mask(mask: Any, name: str) -> torch.Tensor:
     return batch
 
 
+def _pixels_of(image: Image.Image, name: str) -> np.ndarray:
+    require(0 not in image.size, name, f"of {image.width}x{image.height} pixels", "of at least 1x1")
+    try:
+        return np.asarray(to_rgb(image))
+    except (ValueError, OSError, SyntaxError) as error:
+        raise ValueError(f"`{name}` cannot be read: {str(error).splitlines()[0]}") from error
+
+
 def _as_batch(value: Any, name: str, allowed: str) -> torch.Tensor:
     """Read an array or tensor of 2 (grey), 3 or 4 dimensions as a batch, channels first."""
     fits = isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim in (2, 3, 4) and 0 not in value.shape
     shown = f"of shape {tuple(value.shape)}" if hasattr(value, "shape") else value
     require(fits, name, shown, allowed)
+    is_real = not value.is_complex() if isinstance(value, torch.Tensor) else value.dtype.kind in "biuf"
+    require(is_real, name, f"made of {value.dtype}", "made of real numbers")
     if isinstance(value, np.ndarray):
         value = value[..., None] if value.ndim == 2 else value
         return _channels_first(value if value.ndim == 4 else value[None])
@@ -219,7 +249,8 @@ def _as_batch(value: Any, name: str, allowed: str) -> torch.Tensor:
 
 
 def _channels_first(array: np.ndarray) -> torch.Tensor:
-    return _unit_range(torch.from_numpy(array.transpose(0, 3, 1, 2).copy()))
+    kind = array.dtype if array.dtype == np.uint8 else np.float32
+    return _unit_range(torch.from_numpy(np.array(array.transpose(0, 3, 1, 2), dtype=kind, order="C")))
 
 
 def _unit_range(values: torch.Tensor) -> torch.Tensor:

@@ -26,16 +26,17 @@ class SDPaintingPipeline(SDGenerationPipeline):
         return (size[0], size[1]) if isinstance(size, (list, tuple)) else (size, size)
 
     def canvas_shape(self, call: Call, images: torch.Tensor) -> tuple[int, int, int, int]:
-        """Work out the shape of the latents that cover images of any size.
+        """Work out the shape of the latents that cover images of any size, in whole squares of `size_multiple`.
 
         Args:
             call (`Call`): Checked.
             images (`torch.Tensor` of shape `(num_given, 3, height, width)`): Of any size.
 
         Returns:
-            `tuple[int, int, int, int]`: `(num_images, num_channels, ceil(height / factor), ceil(width / factor))`.
+            `tuple[int, int, int, int]`: `(num_images, num_channels, height / factor, width / factor)`.
         """
-        height, width = (-(-side // self.vae_scale_factor) for side in images.shape[-2:])
+        multiple, factor = self.size_multiple, self.vae_scale_factor
+        height, width = (-(-side // multiple) * multiple // factor for side in images.shape[-2:])
         return call.num_images, self.num_latent_channels, height, width
 
     def paint(
@@ -65,7 +66,8 @@ class SDPaintingPipeline(SDGenerationPipeline):
             As `finish`: pictures whose kept pixels are those of `images`, bit for bit.
         """
         factor, device, dtype = self.vae_scale_factor, self._execution_device, self.unet.dtype
-        canvas, hole = pad_to_multiple(images, factor) * 2 - 1, pad_to_multiple(holes, factor)
+        canvas, hole = (pad_to_multiple(given, self.size_multiple) for given in (images, holes))
+        canvas = canvas * 2 - 1
         numbers = (call.num_prompts, call.num_images_per_prompt)
         mask = one_for_each(latent_mask(hole, factor), *numbers, "mask_image").to(device, dtype)
         shape = (call.num_images, self.num_latent_channels, *mask.shape[-2:])
@@ -86,7 +88,7 @@ class SDPaintingPipeline(SDGenerationPipeline):
 
         added_channels = None
         if self.is_inpainting_model and masked_image_latents is not None:
-            of_masked_images = one_for_each(masked_image_latents, *numbers, "masked_image_latents").to(device, dtype)
+            of_masked_images = masked_image_latents.to(device, dtype).expand(shape)
             added_channels = torch.cat([mask, of_masked_images], dim=1)
         elif self.is_inpainting_model:
             added_channels = torch.cat([mask, self.encode_for_call(call, canvas * (1 - hole))], dim=1)

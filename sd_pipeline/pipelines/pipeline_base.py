@@ -146,6 +146,16 @@ class SDBasePipeline(StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Stock
         """Whether the U-Net was trained to inpaint: it takes a mask and masked latents beside the noisy ones."""
         return self.unet.config.in_channels == 2 * self.num_latent_channels + 1
 
+    @property
+    def size_multiple(self) -> int:
+        """Side of the squares of pixels that images are made of: what becomes one latent, for most U-Nets.
+
+        Those with other blocks than Stable Diffusion's cannot halve an odd number of latents and double it again.
+        """
+        config = self.unet.config
+        is_any_size = set(config.up_block_types) <= {"UpBlock2D", "CrossAttnUpBlock2D"}
+        return self.vae_scale_factor * (1 if is_any_size else 2 ** (len(config.block_out_channels) - 1))
+
     def latents_shape(self, num_images: int, height: int | None, width: int | None) -> tuple[int, int, int, int]:
         """Work out the shape of the latents.
 
@@ -164,7 +174,7 @@ class SDBasePipeline(StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Stock
         sides = size if isinstance(size, (list, tuple)) else (size, size)
         trained = [side and side * factor for side in sides]
         height, width = (trained[0] if height is None else height), (trained[1] if width is None else width)
-        call_arguments.check_image_size(height, width, factor)
+        call_arguments.check_image_size(height, width, self.size_multiple)
         return num_images, self.num_latent_channels, height // factor, width // factor
 
     def check_components(self) -> None:

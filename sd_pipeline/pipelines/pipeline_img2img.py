@@ -139,10 +139,10 @@ class SDImg2ImgPipeline(SDGenerationPipeline):
         timesteps_to_take = self.take_timesteps(call, strength)
 
         height, width = images.shape[-2:]
-        canvas = pad_to_multiple(images, self.vae_scale_factor) * 2 - 1
+        canvas = pad_to_multiple(images, self.size_multiple) * 2 - 1
         latents = self.encode_for_call(call, canvas)
         if len(timesteps_to_take) > 0:
-            noise = self.draw_noise(latents.shape, generator)
+            noise = self.draw_noise(latents.shape, call.generator)
             first = timesteps_to_take[:1].expand(call.num_images)
             latents = self.scheduler.add_noise(latents, noise, first)
         latents = self.run(call, latents, timesteps_to_take)

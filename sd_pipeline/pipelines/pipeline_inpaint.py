@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from sd_pipeline.pipelines.call import Call, Callback
-from sd_pipeline.pipelines.call_arguments import check_strength, check_tensor
-from sd_pipeline.pipelines.image_inputs import check_number, read_images, read_masks, resize_images
+from sd_pipeline.pipelines.call_arguments import check_strength, check_tensor, require
+from sd_pipeline.pipelines.image_inputs import binary_masks, check_number, read_images, read_masks, resize_images
 from sd_pipeline.pipelines.painting_pipeline import SDPaintingPipeline
 from sd_pipeline.pipelines.pipeline_output import SDPipelineOutput
 
@@ -154,14 +154,16 @@ class SDInpaintPipeline(SDPaintingPipeline):
         images = read_images(image)
         masks = read_masks(mask_image, (images.shape[-2], images.shape[-1]))
         images, masks = (resize_images(given, height, width) for given in (images, masks))
-        masks = (masks >= 0.5).float()
+        masks = binary_masks(masks)
         check_number("image", len(images), call.num_prompts)
         check_number("mask_image", len(masks), call.num_prompts)
         shape = self.canvas_shape(call, images)
         if latents is not None:
             check_tensor("latents", latents, shape)
         if masked_image_latents is not None:
+            allowed = "left out: this U-Net takes no masked latents"
+            require(self.is_inpainting_model, "masked_image_latents", masked_image_latents, allowed)
             check_tensor("masked_image_latents", masked_image_latents, (None, *shape[1:]))
-            check_number("masked_image_latents", len(masked_image_latents), call.num_prompts)
+            check_number("masked_image_latents", len(masked_image_latents), call.num_images, "image")
         timesteps_to_take = self.take_timesteps(call, strength)
         return self.paint(call, images, masks, strength, timesteps_to_take, latents, masked_image_latents)

@@ -19,7 +19,8 @@ class SDPipelineOutput(BaseOutput):
             As `output_type` says: `"pil"` a list of pictures; `"np"` an array of shape `(batch_size, height, width,
             channels)`, float32 in [0, 1]; `"pt"` a tensor of shape `(batch_size, channels, height, width)` in [0, 1];
             `"latent"` latents of shape `(batch_size, latent_channels, height, width)`, not decoded.
-        nsfw_content_detected (`list[bool]`, *optional*): Nothing is checked: `None`.
+        nsfw_content_detected (`list[bool]`, *optional*): Which images a safety checker found unsafe and made
+            black; `None` where there is no checker, or no image but latents.
     """
 
     images: list[Image.Image] | np.ndarray | torch.Tensor

@@ -39,14 +39,18 @@ def predict_in_windows(
     rows, columns = window_slices(height, window[0]), window_slices(width, window[1])
     if len(rows) == len(columns) == 1:
         return predict((rows[0], columns[0]))
-    total, weights = torch.zeros_like(like), like.new_zeros(height, width)
+    # In half precision the sums would be off by a percent, or overflow.
+    total, weights = (
+        like.new_zeros(like.shape, dtype=torch.float32),
+        like.new_zeros(height, width, dtype=torch.float32),
+    )
     for place in itertools.product(rows, columns):
         if wanted is not None and not wanted[..., place[0], place[1]].any():
             continue
-        weight = _ramp(place[0], like)[:, None] * _ramp(place[1], like)
+        weight = _ramp(place[0], weights)[:, None] * _ramp(place[1], weights)
         total[..., place[0], place[1]] += weight * predict(place)
         weights[place] += weight
-    return total / weights.clamp(min=torch.finfo(weights.dtype).tiny)
+    return (total / weights.clamp(min=torch.finfo(weights.dtype).tiny)).to(like.dtype)
 
 
 def window_slices(length: int, window: int) -> list[slice]:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
 from sd_pipeline import SDPipeline
 from tests.components import tiny_components
+
+
+def quiet(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """Switch a pipeline's progress bar off."""
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.fixture(scope="session")
@@ -27,14 +33,10 @@ def loaded(repository) -> tuple[SDPipeline, StableDiffusionPipeline]:
 @pytest.fixture
 def pipe(loaded) -> SDPipeline:
     """The model as it is loaded here. Tests may exchange components, but not change them."""
-    pipe = SDPipeline.from_pipe(loaded[0])
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return quiet(SDPipeline.from_pipe(loaded[0]))
 
 
 @pytest.fixture
 def stock_pipe(loaded) -> StableDiffusionPipeline:
     """The model as diffusers loads it, under the same condition."""
-    stock_pipe = StableDiffusionPipeline(**loaded[1].components, requires_safety_checker=False)
-    stock_pipe.set_progress_bar_config(disable=True)
-    return stock_pipe
+    return quiet(StableDiffusionPipeline(**loaded[1].components, requires_safety_checker=False))

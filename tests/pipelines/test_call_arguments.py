@@ -24,24 +24,25 @@ EMBEDS = torch.zeros(1, MAX_LENGTH, HIDDEN_SIZE)
 
 @pytest.fixture(scope="module")
 def text_to_image() -> SDPipeline:
-    return _guarded(SDPipeline(**tiny_components()))
+    return guarded(SDPipeline(**tiny_components()))
 
 
 @pytest.fixture(scope="module")
 def without_text_encoder(text_to_image) -> SDPipeline:
-    return _guarded(SDPipeline(**{**text_to_image.components, "text_encoder": None, "tokenizer": None}))
+    return guarded(SDPipeline(**{**text_to_image.components, "text_encoder": None, "tokenizer": None}))
 
 
 @pytest.fixture(scope="module")
 def unconditional() -> SDPipeline:
-    return _guarded(SDPipeline(unet=tiny_unconditional_unet(), scheduler=tiny_scheduler()))
+    return guarded(SDPipeline(unet=tiny_unconditional_unet(), scheduler=tiny_scheduler()))
 
 
-def _guarded(pipe: SDPipeline) -> SDPipeline:
+def guarded(pipe: SDPipeline) -> SDPipeline:
     def refuse(*arguments):
         raise AssertionError("the model has been run")
 
-    for model in (pipe.unet, pipe.text_encoder, pipe.vae):
+    coders = () if pipe.vae is None else (pipe.vae.encoder, pipe.vae.decoder)
+    for model in (pipe.unet, pipe.text_encoder, *coders):
         if model is not None:
             model.register_forward_pre_hook(refuse)
     return pipe
@@ -135,6 +136,7 @@ def test_without_text_encoder(without_text_encoder, call, message):
         ({"prompt_embeds": EMBEDS}, "`prompt_embeds` is given, but this model is unconditional"),
         ({"batch_size": 0}, "`batch_size` is 0"),
         ({"batch_size": "4"}, "`batch_size` is '4'"),
+        ({"height": 7}, "`height` is 7; it must be a positive multiple of 2"),
         ({"clip_skip": 1}, "`clip_skip` is 1"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

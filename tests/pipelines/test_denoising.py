@@ -9,7 +9,8 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import resca
 from torch import nn
 
 from sd_pipeline.pipelines.denoising import DenoisingInputs, denoise, guide, rescale_guided
-from sd_pipeline.pipelines.scheduler_use import fit_for_latents, set_timesteps, step_arguments
+from sd_pipeline.pipelines.known_region import KnownRegion
+from sd_pipeline.pipelines.scheduler_use import fit_for_latents, set_timesteps, start_late, step_arguments
 from tests.components import tiny_scheduler, tiny_unconditional_unet
 
 
@@ -119,3 +120,68 @@ def test_scheduler_is_fitted_for_latents_as_diffusers_does_it(caplog):
     assert fitted.config.trained_betas == [0.1, 0.2]
     assert scheduler.config.clip_sample, "the scheduler belongs to the caller"
     assert "clip_sample" in caplog.text
+
+
+class Pointwise(nn.Module):
+    """A network that looks at one latent at a time."""
+
+    def __init__(self, in_channels: int = 4) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.conv = nn.Conv2d(in_channels, 4, 1)
+        self.sizes: set[tuple[int, ...]] = set()
+
+    def forward(self, sample, timestep, **kwargs):
+        self.sizes.add(tuple(sample.shape[-2:]))
+        return (self.conv(sample).sin() + timestep / 1000,)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scheduler_class", [DDIMScheduler, EulerDiscreteScheduler, HeunDiscreteScheduler])
+@pytest.mark.parametrize("is_partly_known", [False, True])
+@pytest.mark.parametrize("in_channels", [4, 9])
+def test_windows_change_nothing_for_a_pointwise_network(scheduler_class, is_partly_known, in_channels):
+    made, unet = [], Pointwise(in_channels)
+    random = torch.Generator().manual_seed(0)
+    latents, x_0, noise = torch.randn(3, 2, 4, 13, 22, generator=random)
+    added = torch.randn(2, 5, 13, 22, generator=random) if in_channels == 9 else None
+    mask = torch.zeros(2, 1, 13, 22)
+    mask[..., 18:] = 1
+    known = KnownRegion(x_0, noise, mask) if is_partly_known else None
+    for window in (None, (8, 8)):
+        scheduler = scheduler_class()
+        scheduler.set_timesteps(4)
+        timesteps = start_late(scheduler, 4, 1.0)
+        inputs = DenoisingInputs(latents, timesteps, known=known, window=window, added_channels=added)
+        made.append(denoise(unet, scheduler, inputs))
+    torch.testing.assert_close(made[0], made[1], rtol=1e-4, atol=1e-4)
+    assert unet.sizes == {(13, 22), (8, 8)}
+    if is_partly_known:
+        assert torch.equal(made[0][..., :18], x_0[..., :18])
+
+
+@torch.no_grad()
+def test_guidance_through_windows():
+    """A network that looks at no prompt is guided nowhere."""
+    made, latents = [], torch.randn(2, 4, 8, 20, generator=torch.Generator().manual_seed(0))
+    guidance = {"encoder_hidden_states": torch.zeros(4, 16, 32), "guidance_scale": 3.0, "guidance_rescale": 0.5}
+    for changes in ({}, guidance):
+        scheduler = DDIMScheduler()
+        inputs = DenoisingInputs(latents, set_timesteps(scheduler, 3), window=(8, 8), **changes)
+        made.append(denoise(Pointwise(), scheduler, inputs))
+    torch.testing.assert_close(made[0], made[1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("strength", "number"), [(1.0, 5), (0.99, 4), (0.6, 3), (0.59, 2), (0.2, 1), (0.1, 0), (0.0, 0)]
+)
+@pytest.mark.parametrize("scheduler_class", [DDIMScheduler, HeunDiscreteScheduler])
+def test_a_late_start_takes_the_last_steps(scheduler_class, strength, number):
+    scheduler = scheduler_class()
+    everything = set_timesteps(scheduler, 5)
+    taken = start_late(scheduler, 5, strength)
+    expected = number if scheduler.order == 1 else max(2 * number - 1, 0)
+    assert torch.equal(taken, everything[len(everything) - expected :])
+    if scheduler.order == 2 and number > 0:
+        assert scheduler.begin_index == len(everything) - expected
