@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from diffusers.pipelines.pipeline_utils import StableDiffusionMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline, StableDiffusionMixin
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.image_processing_utils import BaseImageProcessor
@@ -21,6 +21,9 @@ from sd_pipeline.pipelines.call_arguments import STOCK_CALL, require
 from sd_pipeline.pipelines.loading import StockRepositoryPipeline
 from sd_pipeline.pipelines.prompt_encoding import encode_prompts, repeat_per_prompt, scaled_adapters
 from sd_pipeline.pipelines.scheduler_use import Scheduler, check_prediction_type, fit_for_latents
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class SDBasePipeline(StableDiffusionMixin, StableDiffusionLoraLoaderMixin, StockRepositoryPipeline):
@@ -85,6 +88,19 @@ class SDBasePipeline(StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Stock
         self._guidance_scale = 1.0
         self._num_timesteps = 0
         self._interrupt = False
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """Use the components of another pipeline, which then share their memory, and its recommended call.
+
+        Args:
+            pipeline (`DiffusionPipeline`): One of this package or a Stable Diffusion pipeline of diffusers.
+            kwargs: As in `DiffusionPipeline.from_pipe`: components to use instead, or `dtype`. Without one, diffusers
+                casts the shared components to float32; here they stay what they are.
+        """
+        if not {"dtype", "torch_dtype"} & kwargs.keys():
+            kwargs["dtype"] = pipeline.dtype
+        return super().from_pipe(pipeline, **kwargs)
 
     @property
     def guidance_scale(self) -> float:

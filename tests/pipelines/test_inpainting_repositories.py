@@ -221,3 +221,12 @@ def test_what_diffusers_offers_on_every_pipeline(pipe, pipeline_class):
 def test_diffusers_loads_any_of_them_by_the_index(repository, inpainting_repository):
     assert type(DiffusionPipeline.from_pretrained(repository)) is StableDiffusionPipeline
     assert type(DiffusionPipeline.from_pretrained(inpainting_repository)) is StableDiffusionInpaintPipeline
+
+
+def test_components_that_are_shared_stay_in_their_precision(repository):
+    """diffusers casts them to float32, and those of the first pipeline with them."""
+    pipe = SDPipeline.from_pretrained(repository, dtype=torch.bfloat16)
+    again = SDInpaintPipeline.from_pipe(pipe)
+    assert again.unet is pipe.unet
+    assert pipe.unet.dtype == pipe.vae.dtype == torch.bfloat16
+    assert SDImg2ImgPipeline.from_pipe(pipe, dtype=torch.float32).unet.dtype == torch.float32

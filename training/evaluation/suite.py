@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from sd_pipeline import SDPipeline
+from sd_pipeline.pipelines.pipeline_base import SDBasePipeline
 
 _IMAGES_OF_A_SEED = 1_000_000
 _LARGEST_SEED = 2**32 - 1
@@ -46,11 +46,11 @@ class Call:
         """Make the source of all noise of one image: seeded with seed * 1,000,000 + number, on the CPU."""
         return torch.Generator().manual_seed(self.seed * _IMAGES_OF_A_SEED + number)
 
-    def protocol(self, pipe: SDPipeline) -> dict[str, Any]:
+    def protocol(self, pipe: SDBasePipeline) -> dict[str, Any]:
         """Say how this call generates with a pipeline, where it leaves that to the model too.
 
         Args:
-            pipe (`SDPipeline`): The pipeline.
+            pipe (`SDBasePipeline`): The pipeline, of any task.
 
         Returns:
             `dict[str, Any]`: `width`, `height`, `scheduler`, `num_inference_steps`, `guidance_scale`,
