@@ -132,6 +132,19 @@ def check_padding(padding: Any) -> None:
     require(fits and any(padding), "padding", padding, allowed)
 
 
+def check_margin(padding_mask_crop: Any) -> None:
+    """Check how much of the surroundings of a hole is to be painted with it.
+
+    Args:
+        padding_mask_crop (`int`, *optional*): In pixels, at least 0.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    fits = padding_mask_crop is None or (_is_integer(padding_mask_crop) and padding_mask_crop >= 0)
+    require(fits, "padding_mask_crop", padding_mask_crop, "an integer of at least 0, in pixels")
+
+
 def check_image_size(height: Any, width: Any, multiple: int) -> None:
     """Check the size of the images.
 

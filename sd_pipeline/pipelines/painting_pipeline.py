@@ -9,7 +9,6 @@ from sd_pipeline.pipelines.call import Call
 from sd_pipeline.pipelines.generation_pipeline import SDGenerationPipeline
 from sd_pipeline.pipelines.image_inputs import one_for_each, pad_to_multiple
 from sd_pipeline.pipelines.known_region import KnownRegion, restore_known_pixels
-from sd_pipeline.pipelines.pipeline_output import SDPipelineOutput
 
 
 class SDPaintingPipeline(SDGenerationPipeline):
@@ -49,8 +48,8 @@ class SDPaintingPipeline(SDGenerationPipeline):
         latents: torch.Tensor | None = None,
         masked_image_latents: torch.Tensor | None = None,
         window: tuple[int, int] | None = None,
-    ) -> SDPipelineOutput | tuple:
-        """Paint.
+    ) -> torch.Tensor:
+        """Paint latents.
 
         Args:
             call (`Call`): Checked.
@@ -63,7 +62,7 @@ class SDPaintingPipeline(SDGenerationPipeline):
             window (`tuple[int, int]`, *optional*): See `DenoisingInputs`.
 
         Returns:
-            As `finish`: pictures whose kept pixels are those of `images`, bit for bit.
+            `torch.Tensor` of shape `(num_images, num_channels, height, width)`: x_0 of the whole canvas.
         """
         factor, device, dtype = self.vae_scale_factor, self._execution_device, self.unet.dtype
         canvas, hole = (pad_to_multiple(given, self.size_multiple) for given in (images, holes))
@@ -100,12 +99,21 @@ class SDPaintingPipeline(SDGenerationPipeline):
         known = None
         if puts_back and image_latents is not None:
             known = KnownRegion(image_latents, noise, mask)
-        latents = self.run(call, start, timesteps, added_channels=added_channels, known=known, window=window)
+        return self.run(call, start, timesteps, added_channels=added_channels, known=known, window=window)
 
+    def keep(self, call: Call, made: torch.Tensor, images: torch.Tensor, holes: torch.Tensor) -> torch.Tensor:
+        """Give the pictures that were made the kept pixels of the given ones, bit for bit.
+
+        Args:
+            call (`Call`): Checked.
+            made (`torch.Tensor` of shape `(num_images, 3, any, any)`): In [0, 1]; the upper left part is used.
+            images (`torch.Tensor` of shape `(num_given, 3, height, width)`): As given.
+            holes (`torch.Tensor` of shape `(num_given, 1, height, width)`): 1 where was painted, else 0.
+
+        Returns:
+            `torch.Tensor` of shape `(num_images, 3, height, width)`: float32, in [0, 1], on the CPU.
+        """
         height, width = images.shape[-2:]
+        numbers = (call.num_prompts, call.num_images_per_prompt)
         original, hole = one_for_each(images, *numbers, "image"), one_for_each(holes, *numbers, "mask_image")
-        return self.finish(
-            call,
-            latents,
-            lambda pixels: restore_known_pixels(pixels[..., :height, :width], original, hole, factor),
-        )
+        return restore_known_pixels(made[..., :height, :width], original, hole, self.vae_scale_factor)

@@ -186,12 +186,25 @@ class SDBasePipeline(StableDiffusionMixin, StableDiffusionLoraLoaderMixin, Stock
         Raises:
             ValueError: If height or width is no multiple of what becomes one latent, or nobody knows it.
         """
-        size, factor = self.unet.config.sample_size, self.vae_scale_factor
-        sides = size if isinstance(size, (list, tuple)) else (size, size)
-        trained = [side and side * factor for side in sides]
-        height, width = (trained[0] if height is None else height), (trained[1] if width is None else width)
+        height, width = self.size_of_training(height, width)
         call_arguments.check_image_size(height, width, self.size_multiple)
+        factor = self.vae_scale_factor
         return num_images, self.num_latent_channels, height // factor, width // factor
+
+    def size_of_training(self, height: int | None = None, width: int | None = None) -> tuple[Any, Any]:
+        """Complete a size with that of the training images.
+
+        Args:
+            height (`int`, *optional*): In pixels.
+            width (`int`, *optional*): In pixels.
+
+        Returns:
+            `tuple[int, int]`: Height and width; `None` where nobody knows.
+        """
+        size = self.unet.config.sample_size
+        sides = size if isinstance(size, (list, tuple)) else (size, size)
+        trained = [side and side * self.vae_scale_factor for side in sides]
+        return (trained[0] if height is None else height), (trained[1] if width is None else width)
 
     def check_components(self) -> None:
         """Check that the components, which can be exchanged, still suit each other and the task.

@@ -7,8 +7,22 @@ from typing import Any
 import torch
 
 from sd_pipeline.pipelines.call import Call, Callback
-from sd_pipeline.pipelines.call_arguments import check_strength, check_tensor, require
-from sd_pipeline.pipelines.image_inputs import binary_masks, check_number, read_images, read_masks, resize_images
+from sd_pipeline.pipelines.call_arguments import (
+    check_image_size,
+    check_margin,
+    check_strength,
+    check_tensor,
+    require,
+)
+from sd_pipeline.pipelines.image_inputs import (
+    binary_masks,
+    check_number,
+    one_for_each,
+    read_images,
+    read_masks,
+    resize_images,
+)
+from sd_pipeline.pipelines.mask_crop import crop_around
 from sd_pipeline.pipelines.painting_pipeline import SDPaintingPipeline
 from sd_pipeline.pipelines.pipeline_output import SDPipelineOutput
 
@@ -60,6 +74,7 @@ class SDInpaintPipeline(SDPaintingPipeline):
         masked_image_latents: torch.Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
+        padding_mask_crop: int | None = None,
         strength: float = 1.0,
         num_inference_steps: int | None = None,
         timesteps: list[int] | None = None,
@@ -96,6 +111,9 @@ class SDInpaintPipeline(SDPaintingPipeline):
                 U-Net of nine channels is told of the kept pixels; encoded from them by default.
             height (`int`, *optional*): Of the result, in pixels; images and masks are resized. By default as they are.
             width (`int`, *optional*): Likewise.
+            padding_mask_crop (`int`, *optional*): Paint only the surroundings of the hole, this many pixels wide, at
+                `height` and `width` (by default as in training), and put them back at their size. The result then has
+                the size of the image.
             strength (`float`, *optional*, defaults to 1.0): 1 starts the hole from noise; less starts it from what the
                 image shows there, with noise, and takes this share of the steps.
             num_inference_steps (`int`, *optional*): Steps, of which the last `strength` are taken.
@@ -151,13 +169,23 @@ class SDInpaintPipeline(SDPaintingPipeline):
             )
         )
         check_strength(strength)
+        check_margin(padding_mask_crop)
         images = read_images(image)
         masks = read_masks(mask_image, (images.shape[-2], images.shape[-1]))
-        images, masks = (resize_images(given, height, width) for given in (images, masks))
-        masks = binary_masks(masks)
+        crop = None
+        if padding_mask_crop is None:
+            images, masks = (resize_images(given, height, width) for given in (images, masks))
+            masks = binary_masks(masks)
+            canvas, holes = images, masks
+        else:
+            height, width = self.size_of_training(height, width)
+            check_image_size(height, width, 1)
+            crop = crop_around(masks, padding_mask_crop, height, width)
+            canvas, holes = (resize_images(crop.cut(given), height, width) for given in (images, masks))
+            holes = (holes >= 0.5).float()
         check_number("image", len(images), call.num_prompts)
         check_number("mask_image", len(masks), call.num_prompts)
-        shape = self.canvas_shape(call, images)
+        shape = self.canvas_shape(call, canvas)
         if latents is not None:
             check_tensor("latents", latents, shape)
         if masked_image_latents is not None:
@@ -166,4 +194,12 @@ class SDInpaintPipeline(SDPaintingPipeline):
             check_tensor("masked_image_latents", masked_image_latents, (None, *shape[1:]))
             check_number("masked_image_latents", len(masked_image_latents), call.num_images, "image")
         timesteps_to_take = self.take_timesteps(call, strength)
-        return self.paint(call, images, masks, strength, timesteps_to_take, latents, masked_image_latents)
+        latents = self.paint(call, canvas, holes, strength, timesteps_to_take, latents, masked_image_latents)
+
+        def put_in_place(made: torch.Tensor) -> torch.Tensor:
+            if crop is not None:
+                each = one_for_each(images, call.num_prompts, call.num_images_per_prompt, "image")
+                made = crop.paste(made[..., : canvas.shape[-2], : canvas.shape[-1]], each)
+            return self.keep(call, made, images, masks)
+
+        return self.finish(call, latents, put_in_place)

@@ -148,4 +148,5 @@ class SDOutpaintPipeline(SDPaintingPipeline):
         if latents is not None:
             check_tensor("latents", latents, shape)
         timesteps_to_take = self.take_timesteps(call, strength)
-        return self.paint(call, images, holes, strength, timesteps_to_take, latents, window=self.window_of_training)
+        latents = self.paint(call, images, holes, strength, timesteps_to_take, latents, window=self.window_of_training)
+        return self.finish(call, latents, lambda made: self.keep(call, made, images, holes))
