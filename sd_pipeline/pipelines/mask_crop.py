@@ -1,4 +1,4 @@
-"""Painting the surroundings of a hole alone, enlarged: a small hole in a large picture gets all the detail there is."""
+"""Painting the surroundings of a hole alone, enlarged: a small hole in a large picture gets all its detail."""
 
 from __future__ import annotations
 

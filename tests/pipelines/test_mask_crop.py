@@ -66,5 +66,5 @@ def test_impossible_margins(pipe, padding):
     inpaint = SDInpaintPipeline.from_pipe(pipe)
     picture, mask = Image.new("RGB", (32, 32)), Image.new("L", (32, 32))
     mask.paste(255, (4, 4, 9, 9))
-    with pytest.raises(ValueError, match="`padding_mask_crop` is .* at least 0"):
+    with pytest.raises(ValueError, match=r"`padding_mask_crop` is .* at least 0"):
         inpaint("a red circle", image=picture, mask_image=mask, padding_mask_crop=padding)
