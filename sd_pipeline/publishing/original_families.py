@@ -181,6 +181,8 @@ def configs_from_shapes(file: str, shapes: Shapes) -> tuple[Family, Configs]:
     widths = [shape(f"{block}{3 * level + 1}.0.out_layers.3.weight")[0] for level in range(NUM_LEVELS)]
     unet = {
         **family.unet,
+        # As published, but for those of 2.x that predict v.
+        "sample_size": 64,
         "in_channels": in_channels,
         "block_out_channels": widths,
         "attention_head_dim": 8 if family is SD_1 else [_num_heads(file, width) for width in widths],

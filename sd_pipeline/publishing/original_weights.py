@@ -191,6 +191,7 @@ class OriginalWeights:
                 raise RepositoryError(
                     f"{self.file_name}: the weight {stored!r} has shape {shape}, but the model needs {wanted} numbers"
                 )
+            # A copy is aligned in memory. The bytes of the file need not be, and then computing rounds otherwise.
             for name, part in zip(names, weight.chunk(len(names)), strict=True):
                 state[name] = part.reshape(expected[name].shape).clone()
         for name in expected:
