@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
 from sd_pipeline.publishing.original_families import SCALING_FACTOR, family_of
 from sd_pipeline.publishing.original_layout import (
+    CLIP_PREFIX,
     CONVOLUTIONS,
     UNET_PREFIX,
     VAE_PREFIX,
@@ -118,10 +120,10 @@ class OriginalWeights:
         self, file_name: str, file: Any, shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype | None
     ) -> None:
         self.file_name = file_name
-        self.shapes = shapes
         self._file = file
         self._dtype = dtype
-        self._known: set[str] = set()
+        self._stored_name = {_with_text_model(name): name for name in shapes}
+        self.shapes = {name: shapes[stored] for name, stored in self._stored_name.items()}
 
     def guess_prediction_type(self) -> str:
         """Guess what the U-Net of a 2.x file predicts, by ComfyUI's rule.
@@ -152,64 +154,83 @@ class OriginalWeights:
             RepositoryError: If a weight is missing, superfluous or of another shape.
         """
         vae_config, text_config = dict(configs["vae"]), configs["text_encoder"]
-        text_key_map = family_of(configs["unet"]).text_key_map(text_config.get("num_hidden_layers", 0))
         is_rescaled = not _has_known_scale(vae_config)
         if is_rescaled and UNFOLDED_PREFIX + UNFOLDED[0] not in self.shapes:
             # Some tool kept the metadata and dropped the weights beside the model.
             vae_config |= {"scaling_factor": SCALING_FACTOR, **dict.fromkeys(LATENT_STATISTICS)}
             is_rescaled = False
-        unet = self._load(SDUNet2DConditionModel.from_config, configs["unet"], unet_key_map(), extract_ema)
-        vae = self._load(SDAutoencoderKL.from_config, vae_config, vae_key_map())
-        text_encoder = self._load(_text_encoder, text_config, text_key_map)
-        for name in self.shapes:
-            if name.startswith(WITHOUT_EXTRAS) and name not in self._known:
-                raise RepositoryError(
-                    f"{self.file_name} is no Stable Diffusion 1.x or 2.x: it has the weight {name!r}"
-                )
-        if not extract_ema and any(name.startswith(f"{EMA_PREFIX}diffusion_model") for name in self.shapes):
+        text_key_map = family_of(configs["unet"]).text_key_map(text_config.get("num_hidden_layers", 0))
+        models = {
+            "unet": self._build(SDUNet2DConditionModel.from_config, configs["unet"]),
+            "vae": self._build(SDAutoencoderKL.from_config, vae_config),
+            "text_encoder": self._build(_text_encoder, text_config),
+        }
+        key_maps = {"unet": unet_key_map(), "vae": vae_key_map(), "text_encoder": text_key_map}
+        layouts = {name: weights_by_original_name(models[name].state_dict(), key_maps[name]) for name in models}
+        self._refuse_extras({**layouts["unet"], **layouts["vae"]})
+        if extract_ema:
+            layouts["unet"] = {_ema_name(original): names for original, names in layouts["unet"].items()}
+        elif any(name.startswith(f"{EMA_PREFIX}diffusion_model") for name in self.shapes):
             logger.warning(
                 f"{self.file_name} has averaged weights too ({EMA_PREFIX}*); `extract_ema=True` takes them."
             )
+        for name, model in models.items():
+            self._check(model, layouts[name])
+        for name, model in models.items():
+            self._fill(model, layouts[name])
         if is_rescaled:
-            vae.load_state_dict({name: self._read(UNFOLDED_PREFIX + name) for name in UNFOLDED}, strict=False)
-        return {"unet": unet, "vae": vae, "text_encoder": text_encoder}
+            unfolded = {name: self._read(UNFOLDED_PREFIX + name) for name in UNFOLDED}
+            models["vae"].load_state_dict(unfolded, strict=False)
+        return models
 
-    def _load(self, build: Callable[[Any], Any], config: Any, key_map: KeyMap, extract_ema: bool = False) -> nn.Module:
+    def _build(self, build: Callable[[Any], nn.Module], config: Any) -> nn.Module:
         try:
             with torch.device("meta"):
-                model = build(config)
+                return build(config).eval()
         except (ValueError, TypeError, KeyError) as error:
             raise RepositoryError(f"{self.file_name}: {str(error).splitlines()[0]}") from error
+
+    def _refuse_extras(self, known: Collection[str]) -> None:
+        for name in self.shapes:
+            if name.startswith(WITHOUT_EXTRAS) and name not in known:
+                raise RepositoryError(
+                    f"{self.file_name} is no Stable Diffusion 1.x or 2.x: it has the weight {name!r}"
+                )
+
+    def _check(self, model: nn.Module, layout: Mapping[str, list[str]]) -> None:
+        expected = model.state_dict()
+        placed = {name for names in layout.values() for name in names}
+        for name in expected:
+            if name not in placed:
+                raise RepositoryError(f"{self.file_name}: its metadata ask for {name!r}, which has no place in a file")
+        for original, names in layout.items():
+            self._require(original)
+            shape, wanted = self.shapes[original], sum(expected[name].numel() for name in names)
+            if math.prod(shape) != wanted:
+                raise RepositoryError(
+                    f"{self.file_name}: the weight {original!r} has shape {shape}; the model needs {wanted} numbers"
+                )
+
+    def _fill(self, model: nn.Module, layout: Mapping[str, list[str]]) -> None:
         expected = model.state_dict()
         state: dict[str, torch.Tensor] = {}
-        for original, names in weights_by_original_name(expected, key_map).items():
-            self._known.add(original)
-            stored = EMA_PREFIX + "".join(original.split(".")[1:]) if extract_ema else original
-            weight, wanted = self._read(stored), sum(expected[name].numel() for name in names)
-            if weight.numel() != wanted:
-                shape = self.shapes[stored]
-                raise RepositoryError(
-                    f"{self.file_name}: the weight {stored!r} has shape {shape}, but the model needs {wanted} numbers"
-                )
+        for original, names in layout.items():
             # A copy is aligned in memory. The bytes of the file need not be, and then computing rounds otherwise.
-            for name, part in zip(names, weight.chunk(len(names)), strict=True):
+            for name, part in zip(names, self._read(original).chunk(len(names)), strict=True):
                 state[name] = part.reshape(expected[name].shape).clone()
-        for name in expected:
-            if name not in state:
-                raise RepositoryError(
-                    f"{self.file_name}: its configuration asks for a weight {name!r}, which none has"
-                )
         model.load_state_dict(state, assign=True)
         if isinstance(model, CLIPTextModel):
             # No weight, and therefore in no file.
             positions = torch.arange(model.config.max_position_embeddings)[None]
             model.embeddings.register_buffer("position_ids", positions, persistent=False)
-        return model.eval()
 
     def _read(self, name: str) -> torch.Tensor:
+        self._require(name)
+        return self._file.get_tensor(self._stored_name[name]).to(self._dtype)
+
+    def _require(self, name: str) -> None:
         if name not in self.shapes:
             raise RepositoryError(f"{self.file_name} lacks the weight {name!r}")
-        return self._file.get_tensor(name).to(self._dtype)
 
 
 def _renamed(model_name: str, state: Mapping[str, torch.Tensor], key_map: KeyMap) -> dict[str, torch.Tensor]:
@@ -223,6 +244,16 @@ def _renamed(model_name: str, state: Mapping[str, torch.Tensor], key_map: KeyMap
         weight = torch.cat([state[name] for name in names]) if len(names) > 1 else state[names[0]]
         renamed[original] = weight[..., None, None] if CONVOLUTIONS in original and weight.ndim == 2 else weight
     return renamed
+
+
+def _with_text_model(name: str) -> str:
+    # Some tools left these words out.
+    bare = CLIP_PREFIX.removesuffix("text_model.")
+    return CLIP_PREFIX + name.removeprefix(bare).removeprefix("text_model.") if name.startswith(bare) else name
+
+
+def _ema_name(original: str) -> str:
+    return EMA_PREFIX + "".join(original.split(".")[1:])
 
 
 def _has_known_scale(config: Mapping[str, Any]) -> bool:
@@ -242,4 +273,6 @@ def _fold(vae: Any) -> Any:
 
 
 def _text_encoder(config: Mapping[str, Any]) -> CLIPTextModel:
-    return CLIPTextModel(CLIPTextConfig.from_dict(dict(config)))
+    # A file of a stranger must not choose an implementation, which may be code from the Hub.
+    safe = {key: value for key, value in config.items() if "implementation" not in key}
+    return CLIPTextModel(CLIPTextConfig.from_dict(safe))

@@ -142,18 +142,14 @@ def load_single_file(
         weights = OriginalWeights(name, opened, shapes, dtype)
         metadata = opened.metadata() or {}
         facts = read_own(name, metadata) or _guess(weights, metadata, prediction_type)
+        if scheduler is None:
+            chosen = {"prediction_type": prediction_type} if prediction_type else {}
+            scheduler = build_scheduler(name, facts["scheduler"] | chosen)
+        if tokenizer is None:
+            tokenizer = build_tokenizer(name, facts)
         models = weights.load(facts, extract_ema)
-    if scheduler is None:
-        chosen = {"prediction_type": prediction_type} if prediction_type else {}
-        scheduler = build_scheduler(name, facts["scheduler"] | chosen)
-    if tokenizer is None:
-        tokenizer = build_tokenizer(name, facts)
-    return {
-        **models,
-        "tokenizer": tokenizer,
-        "scheduler": scheduler,
-        "recommended_call": facts["recommended_call"],
-    }
+    others = {"tokenizer": tokenizer, "scheduler": scheduler, "recommended_call": facts["recommended_call"]}
+    return {**models, **others}
 
 
 def _guess(weights: OriginalWeights, metadata: Mapping[str, str], prediction_type: str | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ ModelSpec: https://github.com/Stability-AI/ModelSpec. Our keys start with `sd_pi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections.abc import Collection, Mapping
@@ -22,6 +23,7 @@ from sd_pipeline.publishing.repository_check import RepositoryError
 from sd_pipeline.publishing.stock_layout import OUR_CLASS_OF, STOCK_CLASS_OF
 
 PREFIX = "sd_pipeline."
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 MODELS = ("unet", "vae", "text_encoder")
 CLIP_TOKENIZER = "openai/clip-vit-large-patch14"
 # A few tokens of CLIP's vocabulary, by which it is told from another one of its size.
@@ -167,8 +169,8 @@ def build_tokenizer(file: str, facts: Mapping[str, Any]) -> CLIPTokenizer:
     files = facts["tokenizer"] or {}
     if "tokenizer.json" in files:
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in files.items():
-                (Path(folder) / name).write_text(json.dumps(content), encoding="utf-8")
+            for name in TOKENIZER_FILES:
+                (Path(folder) / name).write_text(json.dumps(files.get(name, {})), encoding="utf-8")
             return CLIPTokenizer.from_pretrained(folder)
     if text_config["vocab_size"] != VOCAB_SIZE:
         size = text_config["vocab_size"]
@@ -178,18 +180,20 @@ def build_tokenizer(file: str, facts: Mapping[str, Any]) -> CLIPTokenizer:
         "model_max_length": text_config["max_position_embeddings"],
     }
     chosen = {key: settings[key] for key in ("pad_token", "model_max_length") if key in settings}
-    try:
-        return CLIPTokenizer.from_pretrained(CLIP_TOKENIZER, **chosen)
-    except (OSError, ValueError) as error:
-        raise RepositoryError(
-            f"{file} has CLIP's own tokenizer, and {CLIP_TOKENIZER} can not be had from the Hub: pass `tokenizer`"
-        ) from error
+    with contextlib.suppress(OSError, ValueError):
+        tokenizer = CLIPTokenizer.from_pretrained(CLIP_TOKENIZER, **chosen)
+        # Without its files, transformers returns one that knows two tokens, and no error.
+        if len(tokenizer) == VOCAB_SIZE:
+            return tokenizer
+    raise RepositoryError(
+        f"{file} has CLIP's own tokenizer, and {CLIP_TOKENIZER} cannot be had from the Hub: pass `tokenizer`"
+    )
 
 
 def _tokenizer_files(tokenizer: CLIPTokenizer) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
-        files = {path.name: json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")}
+        files = {name: json.loads((Path(folder) / name).read_text(encoding="utf-8")) for name in TOKENIZER_FILES}
     files["tokenizer_config.json"].pop("name_or_path", None)
     vocabulary = tokenizer.get_vocab()
     if len(vocabulary) == VOCAB_SIZE and all(vocabulary.get(token) == at for token, at in CLIP_TOKENS.items()):

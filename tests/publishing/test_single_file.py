@@ -379,6 +379,32 @@ def test_averaged_weights(saved, caplog):
         load_single_file(saved[1], extract_ema=True)
 
 
+def test_text_encoder_without_the_words_text_model(saved):
+    file = without_metadata(saved[1])
+    weights = {
+        name.replace("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer."): weight
+        for name, weight in load_file(file).items()
+    }
+    assert not any("text_model" in name for name in weights)
+    save_file(weights, file)
+    text_encoder = load_single_file(file, tokenizer=tiny_tokenizer())["text_encoder"]
+    assert (
+        digest({**components_of(1), "text_encoder": text_encoder})["text_encoder"]
+        == (digest(components_of(1))["text_encoder"])
+    )
+
+
+def test_a_file_of_a_stranger_writes_no_files(saved, tmp_path):
+    with safe_open(saved[1], "pt") as opened:
+        metadata = opened.metadata()
+    stored = json.loads(metadata["sd_pipeline.tokenizer"])
+    metadata["sd_pipeline.tokenizer"] = json.dumps({**stored, str(tmp_path / "planted"): {}, "../planted": {}})
+    file = tmp_path / "model.safetensors"
+    save_file(load_file(saved[1]), file, metadata=metadata)
+    assert len(load_single_file(file)["tokenizer"]) == len(tiny_tokenizer())
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
+
+
 def test_last_layer_of_openclip_is_left_out(tmp_path):
     """Published files have its 24 layers, of which 23 were used."""
     torch.manual_seed(0)
@@ -412,7 +438,7 @@ def test_the_vocabulary_of_clip_is_not_in_the_file(tmp_path):
         stored = json.loads(opened.metadata()["sd_pipeline.tokenizer"])
     assert list(stored) == ["tokenizer_config.json"]
     assert (stored["tokenizer_config.json"]["pad_token"], "name_or_path" in stored) == ("!", False)
-    with pytest.raises(RepositoryError, match=r"CLIP's own tokenizer, and .* can not be had from the Hub") as caught:
+    with pytest.raises(RepositoryError, match=r"CLIP's own tokenizer, and .* cannot be had from the Hub") as caught:
         load_single_file(file)
     assert "\n" not in str(caught.value)
     assert load_single_file(file, tokenizer=tokenizer)["tokenizer"] is tokenizer
@@ -574,6 +600,10 @@ def test_other_kinds_of_files(tmp_path, weights, message):
             "its scheduler 'UNet2DModel' is none of diffusers",
         ),
         ({"sd_pipeline.vae": '{"norm_num_groups": 0}'}, "norm_num_groups"),
+        (
+            {"sd_pipeline.unet": '{"block_out_channels": [32, 32, 64, 64], "layers_per_block": 3}'},
+            "which has no place in a file",
+        ),
         ({"sd_pipeline.text_encoder": '{"num_hidden_layers": 3, "hidden_size": 32}'}, "has shape"),
     ],
 )
