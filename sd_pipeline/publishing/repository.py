@@ -135,8 +135,8 @@ def _settle(folder: Path) -> None:
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             path.chmod(readable)
-        _flush(path)
-    _flush(folder)
+        flush(path)
+    flush(folder)
 
 
 def _put_in_place(staged: Path, target: Path) -> None:
@@ -150,11 +150,16 @@ def _put_in_place(staged: Path, target: Path) -> None:
         if replaced.exists():
             replaced.rename(target)
         raise
-    _flush(target.parent)
+    flush(target.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file, or the list of a folder's files, is on disk.
+
+    Args:
+        path (`Path`): The file or folder.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
