@@ -7,9 +7,11 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from huggingface_hub.errors import HFValidationError
+from torch import nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel
 
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
@@ -17,6 +19,7 @@ from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
 from sd_pipeline.pretrained_models import packaged_model
 from sd_pipeline.publishing import stock_layout
 from sd_pipeline.publishing.repository_check import ModelFactory, check_repository
+from sd_pipeline.publishing.single_file import load_single_file, save_single_file
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,6 +73,44 @@ class StockRepositoryPipeline(DiffusionPipeline):
         return pipeline
 
     @classmethod
+    def from_single_file(cls, file: str | os.PathLike, **kwargs: Any) -> Self:
+        """Load a whole model from one file, in the layout of ComfyUI and A1111.
+
+        Args:
+            file (`str` or `os.PathLike`): A `.safetensors` file, ours or of others, of a model that has the structure
+                of Stable Diffusion 1.x or 2.x, with 4 or 9 input channels.
+            kwargs: As in `load_single_file`: `tokenizer`, `scheduler`, `prediction_type`, `dtype`, `extract_ema`.
+
+        Returns:
+            A pipeline of this class.
+
+        Raises:
+            RepositoryError: If the file is missing, damaged, a pickle, or lacks weights.
+            ValueError: If the model is of another structure.
+        """
+        return cls(**load_single_file(file, **kwargs))
+
+    def save_single_file(
+        self, file: str | os.PathLike, dtype: torch.dtype | None = None, overwrite: bool = False
+    ) -> None:
+        """Write the whole model into one file that ComfyUI and A1111 read too.
+
+        Args:
+            file (`str` or `os.PathLike`): Ends with `.safetensors`.
+            dtype (`torch.dtype`, *optional*): Precision of the weights; by default that of the model.
+            overwrite (`bool`, *optional*, defaults to `False`): Whether to replace a file that exists.
+
+        Raises:
+            ValueError: If the model has another structure than Stable Diffusion 1.x and 2.x, a weight is not finite,
+                or the file exists.
+        """
+        self.refuse_adapters()
+        names = ("unet", "vae", "text_encoder", "scheduler", "tokenizer")
+        components = {name: getattr(self, name) for name in names}
+        call = self.config["recommended_call"]
+        save_single_file(file, **components, recommended_call=call, dtype=dtype, overwrite=overwrite)
+
+    @classmethod
     def load_config(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
         """Read a `model_index.json`, with our classes in place of the stock ones.
 
@@ -98,6 +139,32 @@ class StockRepositoryPipeline(DiffusionPipeline):
         own = {name: config[name] for name in self.components if not stock_layout.is_stock(name, getattr(self, name))}
         index = stock_layout.index_to_stock(config, own, self.is_inpainting_model)
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Write the repository.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Where to.
+            kwargs: As in `DiffusionPipeline.save_pretrained`: `variant`, `max_shard_size`, `push_to_hub` and others.
+
+        Raises:
+            ValueError: If adapters are loaded, which diffusers would write in a way that nothing reads.
+        """
+        self.refuse_adapters()
+        super().save_pretrained(save_directory, **kwargs)
+
+    def refuse_adapters(self) -> None:
+        """Check that no adapters stand beside the weights that are about to be written.
+
+        Raises:
+            ValueError: If some do.
+        """
+        for name, component in self.components.items():
+            if isinstance(component, nn.Module) and any("lora_" in key for key, _ in component.named_parameters()):
+                raise ValueError(
+                    f"`{name}` has LoRA adapters: `fuse_lora()` and then `unload_lora_weights()` writes them into its "
+                    "weights, `unload_lora_weights()` alone leaves them out"
+                )
 
     def save_config(self, save_directory: str | os.PathLike, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write `model_index.json`, the last file of `save_pretrained`, and make the other files readable for all.

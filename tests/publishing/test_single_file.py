@@ -16,11 +16,12 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionInpaintPipeline, StableDiffusionPipeline
 from diffusers.loaders import single_file_utils
+from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sd_pipeline import SDAutoencoderKL, SDDDPMScheduler, SDPipeline, SDUNet2DConditionModel
+from sd_pipeline import SDAutoencoderKL, SDDDPMScheduler, SDInpaintPipeline, SDPipeline, SDUNet2DConditionModel
 from sd_pipeline.publishing.repository_check import RepositoryError
 from sd_pipeline.publishing.single_file import load_single_file, save_single_file
 from sd_pipeline.publishing.single_file_metadata import CLIP_TOKENS
@@ -615,3 +616,36 @@ def test_damaged_metadata(saved, tmp_path, changes, message):
     with pytest.raises(RepositoryError, match=message) as caught:
         load_single_file(tmp_path / "model.safetensors")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("in_channels", "kind"), [(4, SDPipeline), (9, SDInpaintPipeline)])
+def test_pipelines_go_into_one_file_and_come_back(tmp_path, in_channels, kind):
+    recommended = {"num_inference_steps": 2, "guidance_scale": 3.0}
+    pipe = kind(**components_of(in_channels=in_channels), recommended_call=recommended)
+    pipe.save_single_file(tmp_path / "model.safetensors")
+    again = kind.from_single_file(tmp_path / "model.safetensors")
+    assert again.config["recommended_call"] == recommended
+    for name in MODELS:
+        old, new = (getattr(one, name).state_dict() for one in (pipe, again))
+        assert old.keys() == new.keys()
+        assert all(torch.equal(old[key], new[key]) for key in old), name
+    with pytest.raises(ValueError, match="exists"):
+        again.save_single_file(tmp_path / "model.safetensors")
+    again.save_single_file(tmp_path / "model.safetensors", overwrite=True, dtype=torch.float16)
+    assert kind.from_single_file(tmp_path / "model.safetensors").unet.dtype == torch.float16
+
+
+def test_the_packaged_model_is_refused(tmp_path):
+    pipe = SDPipeline.from_pretrained("pretrained/shapes-64")
+    with pytest.raises(ValueError, match=r"^.*vae.*$|^.*unet.*$"):
+        pipe.save_single_file(tmp_path / "model.safetensors")
+    assert not any(tmp_path.iterdir())
+
+
+def test_adapters_are_not_written_silently_with_the_model(tmp_path):
+    pipe = SDPipeline(**components_of())
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+    for save, name in ((pipe.save_single_file, "model.safetensors"), (pipe.save_pretrained, "folder")):
+        with pytest.raises(ValueError, match="`unet` has LoRA adapters"):
+            save(tmp_path / name)
+    assert not any(tmp_path.iterdir())
