@@ -140,7 +140,7 @@ class StockRepositoryPipeline(DiffusionPipeline):
         index = stock_layout.index_to_stock(config, own, self.is_inpainting_model)
         return json.dumps(index, indent=2, sort_keys=True) + "\n"
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
         """Write the repository.
 
         Args:
