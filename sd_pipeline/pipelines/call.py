@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -36,8 +37,8 @@ class Call:
         return_dict (`bool`): Whether to return an object, or else a tuple.
         cross_attention_kwargs (`dict[str, Any]`, *optional*): Passed to the attention processors.
         clip_skip (`int`, *optional*): Layers of the text encoder to leave out.
-        callback (callable, *optional*): `callback_on_step_end`.
-        callback_tensors (sequence of `str`): `callback_on_step_end_tensor_inputs`.
+        callback_on_step_end (callable, *optional*): Called after each step.
+        callback_on_step_end_tensor_inputs (sequence of `str`): What it gets.
         num_prompts (`int`, defaults to 0): How many prompts there are; counted when the call is checked.
     """
 
@@ -58,9 +59,22 @@ class Call:
     return_dict: bool
     cross_attention_kwargs: dict[str, Any] | None
     clip_skip: int | None
-    callback: Callback
-    callback_tensors: list[str] | tuple[str, ...]
+    callback_on_step_end: Callback
+    callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...]
     num_prompts: int = 0
+
+    @classmethod
+    def from_arguments(cls, arguments: Mapping[str, Any]) -> Call:
+        """Pick what all tasks are asked alike out of the arguments of a call.
+
+        Args:
+            arguments (`Mapping[str, Any]`): Those of a `__call__`, by name; others are left alone.
+
+        Returns:
+            `Call`: Not checked yet.
+        """
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in arguments.items() if name in names})
 
     @property
     def num_images(self) -> int:

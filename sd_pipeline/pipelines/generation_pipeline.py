@@ -60,10 +60,15 @@ class SDGenerationPipeline(SDBasePipeline):
         call_arguments.check_generator(call.generator, call.num_images)
         if isinstance(call.generator, tuple):
             call = replace(call, generator=list(call.generator))
-        if isinstance(call.callback, (PipelineCallback, MultiPipelineCallbacks)):
-            call = replace(call, callback_tensors=call.callback.tensor_inputs)
+        callback = call.callback_on_step_end
+        if isinstance(callback, (PipelineCallback, MultiPipelineCallbacks)):
+            call = replace(call, callback_on_step_end_tensor_inputs=callback.tensor_inputs)
         call_arguments.check_options(
-            call.output_type, call.cross_attention_kwargs, call.callback, call.callback_tensors, CALLBACK_TENSORS
+            call.output_type,
+            call.cross_attention_kwargs,
+            callback,
+            call.callback_on_step_end_tensor_inputs,
+            CALLBACK_TENSORS,
         )
         return call
 
@@ -214,7 +219,8 @@ class SDGenerationPipeline(SDBasePipeline):
             cross_attention_kwargs=call.cross_attention_kwargs,
             **start,
         )
-        after_step = follow_callback(self, call.callback, call.callback_tensors, negative_embeds)
+        names = call.callback_on_step_end_tensor_inputs
+        after_step = follow_callback(self, call.callback_on_step_end, names, negative_embeds)
         return denoise(self.unet, self.scheduler, inputs, after_step, self.progress_bar)
 
     def finish(self, call: Call, latents: torch.Tensor, edit: EditImages | None = None) -> SDPipelineOutput | tuple:

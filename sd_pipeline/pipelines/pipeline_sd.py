@@ -126,29 +126,7 @@ class SDPipeline(SDGenerationPipeline):
                 done then.
             FloatingPointError: If the model produced values that are not finite.
         """
-        call = self.check_call(
-            Call(
-                prompt=prompt,
-                negative_prompt=negative_prompt,
-                prompt_embeds=prompt_embeds,
-                negative_prompt_embeds=negative_prompt_embeds,
-                num_images_per_prompt=num_images_per_prompt,
-                batch_size=batch_size,
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                guidance_rescale=guidance_rescale,
-                eta=eta,
-                timesteps=timesteps,
-                sigmas=sigmas,
-                generator=generator,
-                output_type=output_type,
-                return_dict=return_dict,
-                cross_attention_kwargs=cross_attention_kwargs,
-                clip_skip=clip_skip,
-                callback=callback_on_step_end,
-                callback_tensors=callback_on_step_end_tensor_inputs,
-            )
-        )
+        call = self.check_call(Call.from_arguments(locals()))
         shape = self.latents_shape(call.num_images, height, width)
         if latents is not None:
             check_tensor("latents", latents, shape)
