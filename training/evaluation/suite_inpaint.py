@@ -11,7 +11,6 @@ from PIL import Image
 from sd_pipeline import SDInpaintPipeline, SDPipeline
 from training.data.shape_scenes import RELATIONS, Scene
 from training.data.shapes import ShapesSource
-from training.engine.random_streams import sample_rng
 from training.evaluation.contact_sheet import Print, contact_sheet
 from training.evaluation.painting import is_kept, paint
 from training.evaluation.suite import Call, Report, aligned, sampling_line
@@ -46,7 +45,7 @@ def evaluate_inpainting(pipe: SDPipeline, num_prompts: int, call: Call) -> Repor
     protocol = {"num_prompts": num_prompts, "split": "seen", "series_of_scenes": series, **call.protocol(inpainting)}
     source, numbers = relation_scenes(num_prompts, protocol["width"], series)
     captions, pictures = [source.captions[n] for n in numbers], [source.image(n) for n in numbers]
-    chosen = [int(sample_rng(call.seed, "masked object", i).integers(2)) for i in range(num_prompts)]
+    chosen = [int(np.random.default_rng([call.seed, i]).integers(2)) for i in range(num_prompts)]
     masks = [half_of(source.scene(n), which, source.size) for n, which in zip(numbers, chosen, strict=True)]
     started = time.monotonic()
     painted = paint(inpainting, captions, pictures, call, masks)
@@ -59,7 +58,7 @@ def evaluate_inpainting(pipe: SDPipeline, num_prompts: int, call: Call) -> Repor
         "all kept pixels identical": Rate(sum(kept), num_prompts),
         **{f"failed: {part}": Rate(sum(part in v.failed for v in verdicts), num_prompts) for part in PARTS},
     }
-    holed = [Image.composite(Image.new("RGB", p.size, "grey"), p, m) for p, m in zip(pictures, masks, strict=True)]
+    holed = [Image.composite(Image.new("RGB", p.size, "white"), p, m) for p, m in zip(pictures, masks, strict=True)]
     remarks = [", ".join(verdict.failed) for verdict in verdicts]
     before = [Print(*pair) for pair in zip(holed, captions, strict=True)]
     after = [Print(*three) for three in zip(painted, captions, remarks, strict=True)]
