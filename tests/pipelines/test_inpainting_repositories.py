@@ -86,7 +86,7 @@ def latents_of(pipe, **kwargs) -> torch.Tensor:
     return quiet(pipe)(PROMPT, **call).images
 
 
-@pytest.mark.parametrize(("before", "after"), itertools.permutations(CLASSES, 2))
+@pytest.mark.parametrize(("before", "after"), list(itertools.permutations(CLASSES, 2)))
 def test_from_task_to_task(pipe, before, after):
     first = before.from_pipe(pipe)
     second = after.from_pipe(first)
