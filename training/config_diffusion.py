@@ -125,6 +125,8 @@ class DiffusionConfig(StageConfig):
         require(path is None or self.unet == _default_unet(), "diffusion.unet", self.unet, allowed)
         allowed = "0 without diffusion.pretrained_model_name_or_path: adapters need weights to adapt"
         require(path is not None or not is_trained, "diffusion.lora.rank", self.lora.rank, allowed)
+        allowed = "left out with diffusion.lora.rank: adapters are used with the noise schedule of their model"
+        require(not is_trained or not self.scheduler, "diffusion.scheduler", self.scheduler, allowed)
         allowed = "false with diffusion.inpainting, which encodes masked images anew in each step"
         require(not (self.inpainting and self.cache_latents), "diffusion.cache_latents", True, allowed)
         for name in ("snr_gamma", "text_encoder_learning_rate"):

@@ -51,6 +51,13 @@ def config_of(folder: Path, model: Path | str, data: dict[str, Any], diffusion: 
         ("base", {}, {"lora": {"rank": 4, "target_modules": ["to_q", "to_x"]}}, {}, ["target_modules", "'to_x'"]),
         ("base", {}, {"lora": {"rank": 4, "rnak": 3}}, {}, ["diffusion.lora.rnak"]),
         ("base", {}, {"lora": {"rank": 4}, "inpainting": True}, {}, ["diffusion.lora.rank = 4", "must be 0"]),
+        (
+            "base",
+            {},
+            {"lora": {"rank": 4}, "scheduler": {"prediction_type": "v_prediction"}},
+            {},
+            ["diffusion.scheduler", "noise schedule of their model"],
+        ),
         ("base", {}, {"cache_latents": True, "inpainting": True}, {}, ["diffusion.cache_latents"]),
         ("base", {}, {"scheduler": {"prediction_type": "other"}}, {}, ["diffusion.scheduler", "other"]),
         ("base", {"shape_pairs": [["ring", "green"]]}, {}, {}, ["data.shape_pairs"]),

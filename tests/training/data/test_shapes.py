@@ -19,6 +19,7 @@ from training.data.shape_scenes import (
     Scene,
     SceneObject,
     caption_of,
+    held_out_pairs_of,
     sample_scene,
     split_of,
 )
@@ -250,3 +251,12 @@ def test_edges_are_smooth() -> None:
 def test_bad_arguments(arguments: dict, message: str) -> None:
     with pytest.raises(DataError, match=message):
         ShapesSource(**arguments)
+
+
+def test_scenes_of_some_pairs_hold_one_of_them_and_no_other_held_out_pair() -> None:
+    wanted = {("ring", "green"), ("square", "orange")}
+    source = ShapesSource("pair", 60, 32, pairs=[list(pair) for pair in wanted])
+    held = [held_out_pairs_of(source.scene(number)) for number in range(60)]
+    assert all(pairs and pairs <= wanted for pairs in held)
+    assert set().union(*held) == wanted
+    assert all(split_of(source.scene(number)) == "pair" for number in range(60))
