@@ -12,7 +12,8 @@ from sd_pipeline import SDInpaintPipeline, SDPipeline
 from training.data.shape_scenes import RELATIONS, Scene
 from training.data.shapes import ShapesSource
 from training.evaluation.contact_sheet import Print, contact_sheet
-from training.evaluation.painting import is_kept, paint
+from training.evaluation.generation import generate_images
+from training.evaluation.kept_pixels import is_kept
 from training.evaluation.suite import Call, Report, aligned, sampling_line
 from training.evaluation.suite_shapes import series_of_scenes
 from training.evaluation.truth import PARTS, check
@@ -48,7 +49,7 @@ def evaluate_inpainting(pipe: SDPipeline, num_prompts: int, call: Call) -> Repor
     chosen = [int(np.random.default_rng([call.seed, i]).integers(2)) for i in range(num_prompts)]
     masks = [half_of(source.scene(n), which, source.size) for n, which in zip(numbers, chosen, strict=True)]
     started = time.monotonic()
-    painted = paint(inpainting, captions, pictures, call, masks)
+    painted = generate_images(inpainting, captions, call, {"image": pictures, "mask_image": masks})
     seconds = time.monotonic() - started
     verdicts = [check(*pair) for pair in zip(painted, captions, strict=True)]
     outside = [np.asarray(mask) == 0 for mask in masks]

@@ -11,7 +11,8 @@ from PIL import Image
 from sd_pipeline import SDOutpaintPipeline, SDPipeline
 from training.data.shapes import ShapesSource
 from training.evaluation.contact_sheet import Print, contact_sheet
-from training.evaluation.painting import is_kept, paint
+from training.evaluation.generation import generate_images
+from training.evaluation.kept_pixels import is_kept
 from training.evaluation.suite import Call, Report, aligned, sampling_line
 from training.evaluation.suite_shapes import series_of_scenes
 from training.evaluation.truth_score import Rate
@@ -46,7 +47,7 @@ def evaluate_outpainting(pipe: SDPipeline, num_prompts: int, call: Call) -> Repo
     source = ShapesSource("seen", num_prompts, size, series)
     pictures = [source.image(number) for number in range(num_prompts)]
     started = time.monotonic()
-    painted = paint(outpainting, source.captions, pictures, call, padding=(padding,) * 4)
+    painted = generate_images(outpainting, source.captions, call, {"image": pictures}, padding=(padding,) * 4)
     seconds = time.monotonic() - started
     everything = np.ones((size, size), dtype=bool)
     insides = [picture.crop((padding, padding, padding + size, padding + size)) for picture in painted]

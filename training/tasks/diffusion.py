@@ -114,6 +114,10 @@ class DiffusionTask:
         }
         if self.frozen.vae is not None and self.settings.sample_posterior:
             batch["posterior_noise"] = standard_normal(seed, "diffusion/posterior", numbers, self.latent_shape)
+            if self.settings.inpainting:
+                # Noise of its own: shared, it would tell the U-Net what is random in the latents that it is to find.
+                name = "diffusion/masked_posterior"
+                batch["masked_posterior_noise"] = standard_normal(seed, name, numbers, self.latent_shape)
         if self.settings.inpainting:
             batch["mask"] = draw_masks(seed, numbers, self.config.data.resolution)
         batch["noise"] = standard_normal(seed, "diffusion/noise", numbers, self.latent_shape)
@@ -137,7 +141,8 @@ class DiffusionTask:
         arguments = {"noise": batch["noise"], "timesteps": batch["timesteps"]}
         arguments["latents"] = self._latents(batch)
         if self.settings.inpainting:
-            masked = self._encode(batch["pixel_values"] * (1 - batch["mask"]), batch)
+            masked_pixels = batch["pixel_values"] * (1 - batch["mask"])
+            masked = self._encode(masked_pixels, batch.get("masked_posterior_noise"))
             arguments["added_channels"] = added_channels(batch["mask"], masked, self.factor)
         if self.learns_text:
             return {**arguments, "input_ids": batch["input_ids"], "caption_rows": batch["caption_rows"]}
@@ -147,18 +152,19 @@ class DiffusionTask:
         return arguments
 
     def _latents(self, batch: Batch) -> torch.Tensor:
+        noise = batch.get("posterior_noise")
         if "latent_mean" not in batch:
-            return self._encode(batch["pixel_values"], batch)
-        return self._sample(batch["latent_mean"], batch["latent_std"], batch)
+            return self._encode(batch["pixel_values"], noise)
+        return self._sample(batch["latent_mean"], batch["latent_std"], noise)
 
-    def _encode(self, pixel_values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _encode(self, pixel_values: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         if self.frozen.vae is None:
             return pixel_values
         posterior = self.frozen.vae.encode(pixel_values).latent_dist
-        return self._sample(posterior.mean, posterior.std, batch)
+        return self._sample(posterior.mean, posterior.std, noise)
 
-    def _sample(self, mean: torch.Tensor, std: torch.Tensor, batch: Batch) -> torch.Tensor:
-        latents = mean + std * batch["posterior_noise"] if self.settings.sample_posterior else mean
+    def _sample(self, mean: torch.Tensor, std: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
+        latents = mean if noise is None else mean + std * noise
         return latents if self.frozen.vae is None else scale_latents(latents, self.frozen.vae.config)
 
     def pipeline(self) -> SDPipeline | SDInpaintPipeline:

@@ -13,8 +13,8 @@ from peft.utils import get_peft_model_state_dict
 from transformers import CLIPTextModel
 
 from sd_pipeline import SDUNet2DConditionModel
+from sd_pipeline.publishing.repository import check_finite, flush
 from training.config import ConfigError, LoraConfig
-from training.engine.checkpointing import flush
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
 
@@ -72,6 +72,9 @@ def save_adapters(folder: Path, unet: SDUNet2DConditionModel, text_encoder: CLIP
     Raises:
         ValueError: If a weight is not finite.
     """
+    for name, model in (("unet", unet), ("text_encoder", text_encoder)):
+        if model is not None:
+            check_finite(name, model)
     layers: dict[str, Any] = {"unet": convert_state_dict_to_diffusers(get_peft_model_state_dict(unet))}
     metadata = {"unet": _metadata(unet)}
     if text_encoder is not None:
@@ -79,10 +82,6 @@ def save_adapters(folder: Path, unet: SDUNet2DConditionModel, text_encoder: CLIP
         # Until transformers 5 the network was one module deeper.
         layers["text_encoder"] = {f"text_model.{key.removeprefix('text_model.')}": a for key, a in adapters.items()}
         metadata["text_encoder"] = _metadata(text_encoder)
-    for name, weights in layers.items():
-        for key, tensor in weights.items():
-            if not torch.isfinite(tensor).all():
-                raise ValueError(f"{name}: the adapter {key!r} is not finite (NaN or infinity): it is not exported")
     StableDiffusionLoraLoaderMixin.save_lora_weights(
         folder,
         unet_lora_layers=layers["unet"],

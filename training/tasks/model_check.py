@@ -37,6 +37,7 @@ def check_models(
     """
     pretrained = pretrained or load_pretrained(config)
     if pretrained is not None:
+        _check_cache(config, has_vae=pretrained.vae is not None)
         scheduler = build_scheduler(config, pretrained.vae is None, pretrained.scheduler)
         _check_sampler(config, scheduler, pretrained.scheduler)
         return
@@ -58,9 +59,13 @@ def check_models(
             build("diffusion.unet", unet, arguments)
     if "diffusion" in config.stages:
         has_vae = "autoencoder" in {*config.stages, *finished}
-        if config.diffusion.cache_latents and not has_vae:
-            raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
+        _check_cache(config, has_vae)
         _check_sampler(config, build_scheduler(config, in_pixel_space=not has_vae))
+
+
+def _check_cache(config: TrainConfig, has_vae: bool) -> None:
+    if config.diffusion.cache_latents and not has_vae:
+        raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
 
 
 def _check_sampler(config: TrainConfig, scheduler: SDDDPMScheduler, of_pretrained: Scheduler | None = None) -> None:

@@ -49,8 +49,6 @@ def load_pretrained(config: TrainConfig) -> SDInpaintPipeline | None:
             f"diffusion.lora.rank = {config.diffusion.lora.rank}: must be 0 to make {path} inpaint, since its U-Net "
             "gets new channels; adapters can go on from one that inpaints"
         )
-    if config.diffusion.cache_latents and pipe.vae is None:
-        raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
     if is_to_grow:
         pipe.unet = build("diffusion.inpainting", grow_for_inpainting, {"unet": pipe.unet})
     return pipe

@@ -12,7 +12,7 @@ from sd_pipeline import SDPipeline
 from tests.components import tiny_components
 from training.data.shapes import render
 from training.evaluation import suite_inpaint, suite_outpaint
-from training.evaluation.painting import is_kept
+from training.evaluation.kept_pixels import is_kept
 from training.evaluation.suite import Call
 from training.evaluation.suite_inpaint import evaluate_inpainting, half_of, relation_scenes
 from training.evaluation.suite_outpaint import evaluate_outpainting, seam_step
@@ -37,7 +37,7 @@ def test_half_of_a_scene_holds_one_of_its_objects():
 
 
 def test_real_scenes_in_place_of_painted_ones(pipe, monkeypatch):
-    monkeypatch.setattr(suite_inpaint, "paint", lambda pipe, captions, pictures, call, masks: list(pictures))
+    monkeypatch.setattr(suite_inpaint, "generate_images", lambda pipe, prompts, call, given: list(given["image"]))
     report = evaluate_inpainting(pipe, 12, Call())
     assert json.loads(json.dumps(report.results)) == report.results
     rates = {name: rate["count"] for name, rate in report.results["rates"].items()}
@@ -56,15 +56,15 @@ def test_a_tiny_model_fails_the_scenes_but_keeps_what_it_must(pipe):
 
 
 def test_real_backgrounds_in_place_of_painted_ones(pipe, monkeypatch):
-    def paint(pipe, captions, pictures, call, padding):
+    def extend(pipe, prompts, call, given, padding):
         widened = []
-        for picture in pictures:
+        for picture in given["image"]:
             canvas = Image.new("RGB", [side + 2 * padding[0] for side in picture.size], picture.getpixel((0, 0)))
             canvas.paste(picture, padding[:2])
             widened.append(canvas)
         return widened
 
-    monkeypatch.setattr(suite_outpaint, "paint", paint)
+    monkeypatch.setattr(suite_outpaint, "generate_images", extend)
     report = evaluate_outpainting(pipe, 8, Call())
     assert {rate["count"] for rate in report.results["rates"].values()} == {8}
     assert report.results["protocol"]["padding"] == 16

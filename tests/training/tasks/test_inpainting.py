@@ -81,3 +81,15 @@ def test_validation_paints_holes_and_shows_them():
     holed = holed_pictures(some_digits(6), 8, 0)
     assert len(holed.pictures) == len(holed.masks) == len(holed.captions) == 6
     assert all(0 < np.asarray(mask).mean() < 255 for mask in holed.masks)
+
+
+def test_the_masked_image_does_not_tell_the_noise_of_the_latents():
+    """Where nothing is masked, both posteriors are the same, and their samples are not."""
+    task = task_of()
+    batch = task.collate([task.dataset[(number, number)] for number in range(4)])
+    arguments = task.prepare_batch({**batch, "mask": torch.zeros_like(batch["mask"])})
+    latents, masked = arguments["latents"], arguments["added_channels"][:, 1:]
+    mode = task.frozen.vae.encode(batch["pixel_values"]).latent_dist.mean * task.frozen.vae.config.scaling_factor
+    noises = torch.stack([(latents - mode).flatten(), (masked - mode).flatten()])
+    assert noises.abs().mean(1).min() > 0
+    assert torch.corrcoef(noises)[0, 1].abs() < 0.2
