@@ -67,10 +67,13 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     before = {name: passes(pipe, prompts, call) for name, prompts in captions.items()}
     pipe.load_lora_weights(options.lora)
     after = {name: passes(pipe, prompts, call) for name, prompts in captions.items()}
-    return {
-        "protocol": {**protocol, "series_of_scenes": series, "trained_pairs": trained},
-        "results": {name: compare(before[name], after[name]) for name in captions},
-    }
+    results = {name: compare(before[name], after[name]) for name in captions}
+    for shape, color in trained:
+        chosen = [i for i, caption in enumerate(captions["trained pairs"]) if f"{color} {shape}" in caption]
+        of_pair = [[passed[i] for i in chosen] for passed in (before["trained pairs"], after["trained pairs"])]
+        results[f"of these {color} {shape}"] = compare(*of_pair)
+    protocol |= {"series_of_scenes": series, "trained_pairs": trained}
+    return {"protocol": protocol, "results": results}
 
 
 def passes(pipe: SDPipeline, prompts: Sequence[str], call: Call) -> list[bool]:
