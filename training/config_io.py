@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -27,6 +25,7 @@ _FREE_KEYS = {"output_dir", "stages", "report_to", "data.dataloader_num_workers"
         "checkpoints_total_limit",
         "validation_steps",
         "logging_steps",
+        "on_non_finite",
     )
 }
 _FREE_BLOCKS = ("evaluation.",)
@@ -129,21 +128,17 @@ def check_keys(mapping: Mapping[str, Any], kind: type, file: str | Path, prefix:
             check_keys(value, types[key], file, f"{prefix}{key}.")
 
 
-def save_config(config: TrainConfig, file: Path) -> None:
-    """Write a configuration as YAML, atomically.
+def config_to_yaml(config: TrainConfig) -> str:
+    """Write a configuration as YAML that `parse_config` reads.
 
     Args:
         config (`TrainConfig`): The configuration.
-        file (`Path`): Where it goes.
+
+    Returns:
+        `str`: the YAML.
     """
-    text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=119)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, file)
+    text: str = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True, width=119)
+    return text
 
 
 def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -157,12 +152,13 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def check_resumable(saved: Mapping[str, Any], config: TrainConfig) -> None:
+def check_resumable(saved: Mapping[str, Any], config: TrainConfig, place: str | None = None) -> None:
     """Refuse to continue a run with a configuration that would make it another run.
 
     Args:
-        saved (mapping): The run's `config.yaml`, as read.
+        saved (mapping): The run's `config.yaml`, as read, or what stands in a training state.
         config (`TrainConfig`): The configuration it is to be continued with.
+        place (`str`, *optional*): Where `saved` was found; the output folder if it is not given.
 
     Raises:
         ConfigError: Lists every key that differs and may not, with both values.
@@ -182,6 +178,6 @@ def check_resumable(saved: Mapping[str, Any], config: TrainConfig) -> None:
             changed.append(f"{key}: {before!r} -> {after!r}")
     if changed:
         raise ConfigError(
-            f"{config.output_dir} holds a run with another configuration, which cannot be resumed with this one; "
-            f"differing keys: {'; '.join(changed)}"
+            f"{place or config.output_dir} holds a run with another configuration, which cannot be resumed with this "
+            f"one; differing keys: {'; '.join(changed)}"
         )

@@ -73,6 +73,8 @@ class StageConfig:
         checkpoints_total_limit: How many training states are kept; null keeps all.
         validation_steps: Updates between two validations; null validates at the end only.
         logging_steps: Updates between two rows of `metrics.jsonl`.
+        on_non_finite: What a loss or gradient that is infinite or NaN does: `stop` the run, or `skip` the update. What
+            met it is written to `STAGE/non_finite.jsonl`; more than 10 skipped updates in a row stop the run.
     """
 
     max_train_steps: int = 10_000
@@ -93,6 +95,7 @@ class StageConfig:
     checkpoints_total_limit: int | None = 2
     validation_steps: int | None = None
     logging_steps: int = 10
+    on_non_finite: Literal["stop", "skip"] = "stop"
 
     @property
     def stage(self) -> str:

@@ -23,13 +23,15 @@ from transformers.utils.logging import disable_progress_bar
 
 from sd_pipeline import SDInpaintPipeline
 from training.config import STAGES, ConfigError, TrainConfig
-from training.config_io import check_resumable, find_output_dir, parse_config, read_yaml, save_config
+from training.config_io import check_resumable, config_to_yaml, find_output_dir, parse_config, read_yaml
 from training.data.captioned_images import CaptionedImages
 from training.data.catalogue import load_captioned_images
 from training.data.errors import DataError
-from training.engine.checkpointing import CheckpointError
+from training.engine.checkpointing import CheckpointError, write_text
+from training.engine.disk_space import is_full_disk
 from training.engine.interruption import RunStopped, StopSignal
-from training.engine.run_folder import RunFolder, RunFolderError
+from training.engine.run_folder import RunFolder
+from training.engine.run_lock import RunFolderError
 from training.engine.run_status import RunState, write_status
 from training.engine.task import Task
 from training.engine.tracking import MetricsLog
@@ -41,41 +43,69 @@ from training.tasks.model_check import check_models
 from training.tasks.pretrained import frozen_models_of, load_pretrained
 from training.tasks.text_encoder import TextEncoderTask
 
+_FULL_DISK = "the training states that were written stand; free some space and run the same command again"
+
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line, write `status.json` and return the exit code."""
-    output_dir = find_output_dir(arguments)
+    folder = None  # only a folder whose lock is ours is written into
     try:
-        config = parse_config(arguments)
-        output_dir = Path(config.output_dir)
         with StopSignal() as stop_signal:
-            train(config, stop_signal)
-        return finish(output_dir, RunState.FINISHED, f"finished: {', '.join(config.stages)}")
-    except RunFolderError as error:
-        return finish(None, RunState.BAD_INPUT, str(error))
-    except (ConfigError, DataError, CheckpointError) as error:
-        return finish(output_dir, RunState.BAD_INPUT, str(error))
+            output_dir = find_output_dir(arguments)
+            folder = None if output_dir is None else own_folder(output_dir)
+            config = parse_config(arguments)
+            folder = folder or own_folder(Path(config.output_dir))
+            train(config, folder, stop_signal)
+            return finish(folder, RunState.FINISHED, f"finished: {', '.join(config.stages)}")
+    except (ConfigError, DataError, CheckpointError, RunFolderError) as error:
+        return finish(folder, RunState.BAD_INPUT, str(error))
     except RunStopped as stopped:
-        return finish(output_dir, RunState.STOPPED, str(stopped))
+        return finish(folder, RunState.STOPPED, str(stopped))
+    except FloatingPointError as error:
+        return finish(folder, RunState.FAILED, str(error))
     except (Exception, KeyboardInterrupt) as error:
-        finish(output_dir, RunState.FAILED, f"{error.__class__.__name__}: {error}")
+        if folder is not None and is_full_disk(error):
+            return finish(folder, RunState.FAILED, f"no space left on the disk of {folder.path}; {_FULL_DISK}")
+        finish(folder, RunState.FAILED, f"{error.__class__.__name__}: {error}")
         raise
+    finally:
+        if folder is not None:
+            folder.release()
 
 
-def finish(output_dir: Path | None, state: RunState, message: str) -> int:
+def own_folder(output_dir: Path) -> RunFolder:
+    """Take the folder of the run, so that no second process writes into it.
+
+    Raises:
+        RunFolderError: If it cannot be written, holds something else or belongs to a run that is going on.
+    """
+    folder = RunFolder(output_dir)
+    folder.check_usable()
+    if is_main_process():
+        folder.lock()
+    return folder
+
+
+def is_main_process() -> bool:
+    """Say whether this is the first of all processes, before they are joined."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def finish(folder: RunFolder | None, state: RunState, message: str) -> int:
     """Say how the run ended, once for all processes."""
-    if os.environ.get("RANK", "0") == "0":
+    if is_main_process():
         print(message, file=sys.stdout if state is RunState.FINISHED else sys.stderr, flush=True)
-        if output_dir is not None:
-            write_status(output_dir, state, message)
+        if folder is not None:
+            try:
+                write_status(folder.path, state, message)
+            except OSError as error:
+                print(f"status.json could not be written: {error}", file=sys.stderr, flush=True)
     return state.exit_code or 0
 
 
-def train(config: TrainConfig, stop_signal: StopSignal) -> None:
+def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> None:
     """Train what is not finished. Everything that can be wrong with the input is found before the first step."""
     disable_progress_bar()  # that of writing a model, not that of training
-    folder = RunFolder(Path(config.output_dir))
-    folder.check_usable()
     if folder.config_file.exists():
         check_resumable(read_yaml(folder.config_file), config)
     pending = [s for s in config.stages if not folder.is_finished(s, config.stage(s).max_train_steps)]
@@ -89,7 +119,7 @@ def train(config: TrainConfig, stop_signal: StopSignal) -> None:
     accelerator = start_accelerator(config)
     if accelerator.is_main_process:
         write_status(folder.path, RunState.RUNNING, f"training {', '.join(pending)}")
-        save_config(config, folder.config_file)
+        write_text(config_to_yaml(config), folder.config_file)
         accelerator.init_trackers("sd_pipeline")
     accelerator.wait_for_everyone()
     for stage in pending:
@@ -166,6 +196,7 @@ def train_stage(
         stop_signal,
         seed=config.seed,
         config=dataclasses.asdict(config),
+        check_resumable=lambda saved, place: check_resumable(saved, config, place),
         num_workers=config.data.dataloader_num_workers,
     )
     before = time.monotonic() - started

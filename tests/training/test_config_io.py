@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import stat
 
 import pytest
 import yaml
@@ -15,11 +14,11 @@ from training.config import ConfigError, TrainConfig
 from training.config_io import (
     check_resumable,
     config_files,
+    config_to_yaml,
     find_output_dir,
     flatten,
     parse_config,
     read_yaml,
-    save_config,
 )
 
 LEAST = "data: {dataset: digits}\noutput_dir: out\n"
@@ -130,11 +129,8 @@ def test_no_output_folder(tmp_path):
 def test_what_is_saved_reads_back(tmp_path):
     changes = {"seed": 7, "diffusion__learning_rate": 1e-5, "diffusion__scheduler": {"beta_start": 1e-4}}
     config = tiny_train_config(**changes, data__caption_column="\u00fcberschrift")
-    save_config(tiny_train_config(), tmp_path / "config.yaml")
-    save_config(config, tmp_path / "config.yaml")
+    (tmp_path / "config.yaml").write_text(config_to_yaml(config), encoding="utf-8")
     assert parse_config(["--config", str(tmp_path / "config.yaml")]) == config
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
-    assert stat.S_IMODE((tmp_path / "config.yaml").stat().st_mode) == 0o644
     check_resumable(read_yaml(tmp_path / "config.yaml"), config)
 
 
@@ -145,7 +141,7 @@ def test_flatten():
 FREE = re.compile(
     r"output_dir|stages|report_to|data\.dataloader_num_workers|evaluation\..*|"
     r"\w+\.(train_batch_size|gradient_accumulation_steps|checkpointing_steps|checkpoints_total_limit|"
-    r"validation_steps|logging_steps)"
+    r"validation_steps|logging_steps|on_non_finite)"
 )
 
 

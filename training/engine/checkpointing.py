@@ -1,7 +1,8 @@
 """Training states on disk: written aside, flushed, described by a manifest and renamed into place.
 
-A folder `checkpoint-STEP` either is whole or is not there. Its manifest holds the size and SHA-256 of every file, and
-a state is verified against it before it is loaded. It is made of safetensors and JSON; nothing goes through pickle.
+A folder `checkpoint-STEP` either is whole or is not there. Its manifest holds the size and SHA-256 of every file, the
+step, the configuration and versions; a state is verified against it before it is loaded, and before an older one is
+removed. It is made of safetensors and JSON; nothing goes through pickle.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,12 +50,17 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_json(content: Mapping[str, Any], file: Path) -> None:
-    """Write a JSON file so that readers see the old or the new content, never a part."""
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+def write_text(content: str, file: Path) -> None:
+    """Write a text file so that readers see the old or the new content, never a part, whenever the process dies."""
+    temporary = file.with_name(f".{file.name}.partial")
+    temporary.write_text(content, encoding="utf-8")
     flush(temporary)
     os.replace(temporary, file)
+
+
+def write_json(content: Mapping[str, Any], file: Path) -> None:
+    """Write a JSON file as `write_text` writes."""
+    write_text(json.dumps(content, indent=2) + "\n", file)
 
 
 def _sha256(file: Path) -> str:
@@ -65,48 +72,101 @@ def _sha256(file: Path) -> str:
 
 
 def save_checkpoint(folder: Path, step: int, state: TrainingState, total_limit: int | None) -> Path:
-    """Write `folder/checkpoint-STEP`, then remove the oldest ones beyond `total_limit`.
+    """Write `folder/checkpoint-STEP`, verify it, then remove the oldest ones beyond `total_limit`.
 
     Args:
         folder (`Path`): Folder of the stage.
         step (`int`): Updates done.
-        state (`TrainingState`): What to write.
-        total_limit (`int`, *optional*): How many states are kept; `None` keeps all.
+        state (`TrainingState`): What to write, on the CPU.
+        total_limit (`int`, *optional*): How many states up to this one are kept; `None` keeps all.
 
     Returns:
         `Path`: the new state's folder.
 
     Raises:
         OSError: If the disk refuses; what was there before still is.
+        CheckpointError: If what was written reads otherwise; older states still stand.
+        FloatingPointError: If a weight is not finite; nothing is written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _check_finite(state)
     target = folder / f"{_PREFIX}{step}"
     aside = folder / f".{target.name}.partial"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir()
-    for name, tensors in state.tensors.items():
-        save_file({key: t.detach().cpu().contiguous() for key, t in tensors.items()}, aside / f"{name}.safetensors")
-    (aside / "state.json").write_text(json.dumps({"step": step, **state.values}, indent=2), encoding="utf-8")
-    files = {}
-    for file in sorted(aside.iterdir()):
-        file.chmod(0o644)
-        flush(file)
-        files[file.name] = {"size": file.stat().st_size, "sha256": _sha256(file)}
-    write_json({"step": step, "files": files}, aside / MANIFEST)
-    flush(aside)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+        _write_state(aside, step, state)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # Room for whoever has to write down why it failed.
+        raise
     shutil.rmtree(target, ignore_errors=True)  # A damaged state of the same step, else it would have been resumed.
     aside.rename(target)
     flush(folder)
+    verify_checkpoint(target)
     if total_limit is not None:
-        for old in list_checkpoints(folder)[:-total_limit]:
-            shutil.rmtree(old)
+        for old in [path for path in list_checkpoints(folder) if _step_of(path) <= step][:-total_limit]:
+            # First out of the list, so that no half of it can be taken for a state.
+            shutil.rmtree(old.rename(old.with_name(f".{old.name}.removed")))
     return target
+
+
+def _check_finite(state: TrainingState) -> None:
+    for name in state.tensors.keys() & {"model", "ema", "adversary"}:
+        for key, tensor in state.tensors[name].items():
+            if not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"{key} has weights that are not finite after step {state.values['step']}")
+
+
+def _write_state(folder: Path, step: int, state: TrainingState) -> None:
+    for name, tensors in state.tensors.items():
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
+    (folder / "state.json").write_text(json.dumps({**state.values, "step": step}, indent=2), encoding="utf-8")
+    files = {}
+    for file in sorted(folder.iterdir()):
+        file.chmod(0o644)
+        flush(file)
+        files[file.name] = {"size": file.stat().st_size, "sha256": _sha256(file)}
+    manifest = {"step": step, "files": files}
+    manifest |= {key: state.values[key] for key in ("versions", "config") if key in state.values}
+    write_json(manifest, folder / MANIFEST)
+    flush(folder)
+
+
+def _step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix(_PREFIX))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """List the states in a stage's folder, oldest first."""
     found = [path for path in folder.glob(f"{_PREFIX}*") if path.name.removeprefix(_PREFIX).isdigit()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(_PREFIX)))
+    return sorted(found, key=_step_of)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a crash left half written or half removed in a stage's folder."""
+    for path in [*folder.glob(f".{_PREFIX}*.partial"), *folder.glob(f".{_PREFIX}*.removed")]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Find the newest state that is whole; damaged ones are named in a warning and passed over.
+
+    Raises:
+        CheckpointError: If there are states, and all of them are damaged.
+    """
+    checkpoints = list_checkpoints(folder)
+    for checkpoint in reversed(checkpoints):
+        try:
+            verify_checkpoint(checkpoint)
+        except CheckpointError as error:
+            warnings.warn(f"passed over a damaged training state: {error}", stacklevel=2)
+        else:
+            return checkpoint
+    if checkpoints:
+        raise CheckpointError(
+            f"{folder}: all {len(checkpoints)} training states are damaged; move them away to train the stage anew"
+        )
+    return None
 
 
 def verify_checkpoint(checkpoint: Path) -> None:
@@ -134,59 +194,10 @@ def load_checkpoint(checkpoint: Path) -> TrainingState:
         CheckpointError: If it is incomplete or damaged.
     """
     verify_checkpoint(checkpoint)
+    return read_checkpoint(checkpoint)
+
+
+def read_checkpoint(checkpoint: Path) -> TrainingState:
+    """Read a state that has been verified."""
     tensors = {file.stem: load_file(file) for file in checkpoint.glob("*.safetensors")}
     return TrainingState(tensors, json.loads((checkpoint / "state.json").read_text(encoding="utf-8")))
-
-
-def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return a model's state without what is frozen, which whoever builds the model brings along.
-
-    Args:
-        model (`torch.nn.Module`): The model.
-    """
-    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-    return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
-
-
-def load_trained_tensors(model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Restore what `trained_tensors` returned.
-
-    Raises:
-        CheckpointError: If the state is not one of this model.
-    """
-    differing = sorted(trained_tensors(model).keys() ^ tensors.keys())
-    if differing:
-        raise CheckpointError(f"the training state does not fit the model: {differing[0]!r} is in one of them only")
-    model.load_state_dict(tensors, strict=False)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Return the optimizer's state as `{"parameter name/state name": tensor}`.
-
-    Args:
-        optimizer (`torch.optim.Optimizer`): Its parameters are the model's.
-        model (`torch.nn.Module`): Gives the names.
-    """
-    names: dict[torch.Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
-    return {
-        f"{names[parameter]}/{key}": torch.as_tensor(value)
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-    }
-
-
-def load_optimizer_tensors(
-    optimizer: torch.optim.Optimizer, model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]
-) -> None:
-    """Restore what `optimizer_tensors` returned.
-
-    Raises:
-        CheckpointError: If a state belongs to no parameter of the model.
-    """
-    parameters = dict(model.named_parameters())
-    for key, value in tensors.items():
-        name, _, state_name = key.rpartition("/")
-        if name not in parameters:
-            raise CheckpointError(f"optimizer state of {name!r}, which the model does not have")
-        parameter = parameters[name]
-        optimizer.state[parameter][state_name] = value.to(parameter.device)

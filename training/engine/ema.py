@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from diffusers.training_utils import EMAModel
 
+from training.engine.state_tensors import like, whole
+
 
 class AveragedWeights:
     """A float32 moving average of a model's trained parameters.
@@ -46,8 +48,11 @@ class AveragedWeights:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the average by parameter name, and the number of updates it has seen."""
-        tensors = dict(zip(self._parameters, self._average.shadow_params, strict=True))
-        return {**tensors, "optimization_step": torch.tensor(self._average.optimization_step)}
+        shadows = zip(self._parameters, self._average.shadow_params, strict=True)
+        return {
+            **{name: whole(shadow) for name, shadow in shadows},
+            "optimization_step": torch.tensor(self._average.optimization_step),
+        }
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
         """Restore what `state_dict` returned.
@@ -57,4 +62,4 @@ class AveragedWeights:
         """
         self._average.optimization_step = int(state["optimization_step"])
         for (name, _), shadow in zip(self._parameters.items(), self._average.shadow_params, strict=True):
-            shadow.copy_(state[name])
+            shadow.copy_(like(state[name], shadow))

@@ -1,4 +1,4 @@
-"""Stopping on a signal: note it, finish the step, save, end with a code of its own."""
+"""Stopping on a signal: at once while nothing can be lost, otherwise after the step has been finished and saved."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
-import torch
-from accelerate import Accelerator
-
 _PR_SET_PDEATHSIG = 1
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class RunStopped(Exception):  # noqa: N818 - it is no error
@@ -19,18 +19,20 @@ class RunStopped(Exception):  # noqa: N818 - it is no error
 
 
 class StopSignal:
-    """Within a `with` block, notes SIGTERM and SIGINT; a second SIGINT interrupts at once.
+    """Within a `with` block, SIGTERM and SIGINT raise `RunStopped`, or are noted where stopping is deferred.
 
     Launchers may die and leave their children alive, so a process also asks (on Linux) to be sent SIGTERM when its
-    parent dies.
+    parent dies. They may as well pass on a signal that the process group has had already, so a second one changes
+    nothing; SIGQUIT (control-backslash) ends a run at once.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self._is_deferred = False
 
     def __enter__(self) -> StopSignal:
         """Start to listen, in the main thread."""
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._previous = {number: signal.signal(number, self._note) for number in _SIGNALS}
         if sys.platform == "linux" and os.getppid() != 1:
             ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         return self
@@ -41,23 +43,27 @@ class StopSignal:
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received == "SIGINT" and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number).name
+        is_first = self.received is None
+        self.received = self.received or signal.Signals(number).name
+        if is_first and not self._is_deferred:
+            self._stop()
 
-    def agreed(self, accelerator: Accelerator) -> str | None:
-        """Say whether any process was asked to stop; all of them get the same answer at the same step.
+    def _stop(self) -> None:
+        raise RunStopped(f"stopped by {self.received}; run the same command again to resume")
 
-        Args:
-            accelerator (`accelerate.Accelerator`): The processes.
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Note signals within a `with` block, for the code in it to act on; those left over stop the run after it."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+        if self.received is not None:
+            self._stop()
 
-        Returns:
-            `str`, *optional*: one phrase for a person, or `None` to go on.
-        """
-        reason = f"stopped by {self.received}" if self.received else None
-        if accelerator.num_processes == 1:
-            return reason
-        flag = torch.tensor(float(reason is not None), device=accelerator.device)
-        if float(accelerator.reduce(flag, reduction="sum")) == 0:
-            return None
-        return reason or "stopped by a signal to another process"
+
+def ignore_signals(worker: int) -> None:
+    """Let a process that loads data live on when its group is signalled; it ends with the process it works for."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

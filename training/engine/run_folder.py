@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from training.engine.checkpointing import flush, list_checkpoints, write_json
+from training.engine.run_lock import RunFolderError, RunLock
 
-# What may lie in a folder that holds no run yet: the status of a run that was refused, and the trackers' logs.
+# What may lie in a folder that holds no run yet, beside hidden files such as the lock: the status of a run that was
+# refused, and the trackers' logs.
 _HARMLESS = {"status.json", "logs"}
-
-
-class RunFolderError(ValueError):
-    """The output folder cannot be used. The message is one line that names it."""
 
 
 class RunFolder:
@@ -32,6 +30,7 @@ class RunFolder:
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.pipeline = path / "pipeline"
+        self._lock: RunLock | None = None
 
     def check_usable(self) -> None:
         """Refuse a folder that cannot be written, or that holds something else than a run.
@@ -43,12 +42,27 @@ class RunFolder:
         if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
             raise RunFolderError(f"output_dir = {str(self.path)!r}: {existing} is no folder that can be written")
         if self.path.exists() and not self.config_file.exists():
-            strangers = sorted({item.name for item in self.path.iterdir()} - _HARMLESS)
+            names = {item.name for item in self.path.iterdir()} - _HARMLESS
+            strangers = sorted(name for name in names if not name.startswith("."))
             if strangers:
                 raise RunFolderError(
                     f"output_dir = {str(self.path)!r}: holds {strangers[0]!r} but no config.yaml, so it is no run of "
                     "this program; take an empty or a new folder"
                 )
+
+    def lock(self) -> None:
+        """Keep other processes out until `release`, or the end of this process, whatever ends it.
+
+        Raises:
+            RunFolderError: If another process is in, or the folder cannot be written.
+        """
+        self._lock = RunLock(self.path)
+
+    def release(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def stage(self, stage: str) -> Path:
         """Return the folder of a stage."""
@@ -89,7 +103,11 @@ class RunFolder:
         shutil.rmtree(aside, ignore_errors=True)
         self.stage(stage).mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        export(aside)
+        try:
+            export(aside)
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)  # Room for whoever has to write down why it failed.
+            raise
         seconds += time.monotonic() - started
         replaced = target.with_name(f".{target.name}.replaced")
         shutil.rmtree(replaced, ignore_errors=True)

@@ -95,7 +95,11 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
     def __iter__(self) -> Iterator[list[SampleKey]]:
         for step in self.steps:
             for micro_batch in range(self.accumulation):
-                row = (micro_batch * self.num_processes + self.rank) * self.batch_size
-                first = step * self.global_batch_size + row
-                numbers = range(first, first + self.batch_size)
-                yield [(number, index_of(self.seed, number, self.num_samples)) for number in numbers]
+                yield self.keys(step, micro_batch)
+
+    def keys(self, step: int, micro_batch: int) -> list[SampleKey]:
+        """Return this process's samples of a micro-batch of a step."""
+        row = (micro_batch * self.num_processes + self.rank) * self.batch_size
+        first = step * self.global_batch_size + row
+        numbers = range(first, first + self.batch_size)
+        return [(number, index_of(self.seed, number, self.num_samples)) for number in numbers]

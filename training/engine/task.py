@@ -31,9 +31,13 @@ class Task(Protocol):
 
     Attributes:
         name (`str`): The stage, as in the configuration.
-        model (`torch.nn.Module`): Holds every trained parameter. Its `forward(**batch)` returns per-sample tensors of
-            shape `(batch_size,)` by name, `"loss"` among them; the trainer takes their means in float32. Whatever is
-            trained is reached through this one call, so that a distributed wrapper sees it.
+        model (`torch.nn.Module`): Holds every parameter trained on its loss. Its `forward(**batch)` returns per-sample
+            tensors of shape `(batch_size,)` by name, `"loss"` among them; the trainer takes their means in float32.
+            What has another shape is for `adversary_batch`. Whatever is trained is reached through this one call, so
+            that a distributed wrapper sees it.
+        adversary (`torch.nn.Module`, *optional*): A second network, which learns against the first one in every step,
+            with an optimizer of its own; it is no submodule of `model`. Its `forward(**adversary_batch)` returns such
+            tensors too.
         dataset (`torch.utils.data.Dataset`): Map-style; indexed by `(sample_number, index)`.
     """
 
@@ -41,6 +45,9 @@ class Task(Protocol):
 
     @property
     def model(self) -> torch.nn.Module: ...  # noqa: D102
+
+    @property
+    def adversary(self) -> torch.nn.Module | None: ...  # noqa: D102
 
     @property
     def dataset(self) -> torch.utils.data.Dataset[Any]: ...  # noqa: D102
@@ -53,8 +60,20 @@ class Task(Protocol):
         """Make a batch, and draw everything random about its samples, keyed by their numbers. May run in a worker."""
         ...
 
-    def prepare_batch(self, batch: Batch) -> Batch:
+    def adversary_parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups of the adversary's optimizer."""
+        ...
+
+    def prepare_batch(self, batch: Batch, step: int) -> Batch:
         """Do what needs frozen networks; the tensors are on the device. Return the arguments of `model.forward`."""
+        ...
+
+    def adversary_batch(self, batch: Batch, outputs: Batch) -> Batch | None:
+        """Return the adversary's arguments, detached, from those and the outputs of the model; none while it rests."""
+        ...
+
+    def sample_name(self, index: int) -> str:
+        """Name a sample of the data set so that a person finds it."""
         ...
 
     def validate(self, step: int) -> Validation:
@@ -64,3 +83,17 @@ class Task(Protocol):
     def export(self, folder: Path) -> None:
         """Write the finished output of the stage into the empty `folder`, from the model as it stands."""
         ...
+
+
+class WithoutAdversary:
+    """What a task with one network answers about a second one."""
+
+    adversary: torch.nn.Module | None = None
+
+    def adversary_parameter_groups(self) -> list[dict[str, Any]]:
+        """Nothing."""
+        return []
+
+    def adversary_batch(self, batch: Batch, outputs: Batch) -> Batch | None:
+        """Nothing."""
+        return None

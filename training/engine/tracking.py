@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
-from training.engine.checkpointing import flush
+from training.engine.checkpointing import write_text
 from training.engine.task import Validation
 
 
@@ -44,10 +43,7 @@ class MetricsLog:
                 continue
             if row["stage"] != stage or row["step"] <= step:
                 kept.append(line + "\n")
-        temporary = self.file.with_name(f".{self.file.name}.partial")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        flush(temporary)
-        os.replace(temporary, self.file)
+        write_text("".join(kept), self.file)
 
 
 class StageReport:
@@ -100,6 +96,11 @@ class StageReport:
         self._last_row = (step, now)
         self._write(step, {**values, "images_per_second": rate})
         self._bar.set_postfix(loss=f"{values['loss']:.4f}", images_per_second=f"{rate:.1f}", refresh=False)
+
+    def skipped(self, step: int) -> None:
+        """Write down that the update was skipped, since its numbers were not finite."""
+        if self.is_main:
+            self.metrics.write(self.stage, step, skipped=True)
 
     def validation(self, step: int, validation: Validation) -> None:
         """Write a validation: a row, and pictures in a folder and to the trackers."""

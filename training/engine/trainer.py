@@ -4,34 +4,41 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers.optimization import get_scheduler
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from training.config import StageConfig
+from training.engine.agreement import agree
+from training.engine.checkpoint_writer import CheckpointWriter
 from training.engine.checkpointing import (
     CheckpointError,
-    TrainingState,
-    list_checkpoints,
-    load_checkpoint,
-    load_optimizer_tensors,
-    load_trained_tensors,
-    optimizer_tensors,
-    save_checkpoint,
-    trained_tensors,
+    newest_checkpoint,
+    read_checkpoint,
+    remove_leftovers,
 )
 from training.engine.ema import AveragedWeights
-from training.engine.interruption import RunStopped, StopSignal
+from training.engine.interruption import RunStopped, StopSignal, ignore_signals
+from training.engine.non_finite import (
+    MAX_SKIPPED_IN_A_ROW,
+    MicroBatch,
+    append_record,
+    describe,
+    failure_message,
+    is_non_finite,
+)
+from training.engine.optimisation import Optimisation
 from training.engine.random_streams import stream_key
 from training.engine.sampling_order import GlobalBatchSampler
 from training.engine.task import Batch, Task
 from training.engine.tracking import MetricsLog, StageReport
+from training.engine.training_state import gather_state, restore_state
 
 
 class Trainer:
@@ -48,6 +55,7 @@ class Trainer:
         stop_signal (`StopSignal`): Asked after every step.
         seed (`int`): The seed of the run.
         config (mapping): The configuration of the run; written beside every training state.
+        check_resumable (callable): Refuses the configuration of a training state that is of another run.
         num_workers (`int`): Processes that load data; 0 loads in this one.
     """
 
@@ -61,6 +69,7 @@ class Trainer:
         stop_signal: StopSignal,
         seed: int,
         config: Mapping[str, Any],
+        check_resumable: Callable[[Mapping[str, Any], str], None],
         num_workers: int = 0,
     ) -> None:
         self.task = task
@@ -71,27 +80,19 @@ class Trainer:
         self.stop_signal = stop_signal
         self.seed = seed
         self.config = config
+        self.check_resumable = check_resumable
         self.num_workers = num_workers
         self.step = 0
         self.seconds = 0.0
+        self._skipped_in_a_row = 0
 
-        task.model.to(accelerator.device)
-        self.optimizer = torch.optim.AdamW(
-            task.parameter_groups(),
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            weight_decay=settings.adam_weight_decay,
-            eps=settings.adam_epsilon,
-            fused=True,
-        )
-        # Not prepared by accelerate, which would step it once a process; it counts updates.
-        self.lr_scheduler = get_scheduler(
-            settings.lr_scheduler,
-            self.optimizer,
-            num_warmup_steps=settings.lr_warmup_steps,
-            num_training_steps=settings.max_train_steps,
-        )
+        self.network = Optimisation(task.model, task.parameter_groups(), settings, accelerator)
+        self.networks = {"model": self.network}
+        if task.adversary is not None:
+            groups = task.adversary_parameter_groups()
+            self.networks["adversary"] = Optimisation(task.adversary, groups, settings, accelerator)
         self.average = AveragedWeights(task.model, settings.ema_decay) if settings.use_ema else None
+        self._writer = CheckpointWriter(folder, settings.checkpoints_total_limit)
 
     @property
     def global_batch_size(self) -> int:
@@ -103,8 +104,8 @@ class Trainer:
         """Train to `max_train_steps`; afterwards the task's model holds the averaged weights, in evaluation mode.
 
         Raises:
-            CheckpointError: If the newest training state is damaged or belongs to another global batch size.
-            FloatingPointError: If the loss or the gradient of a logged step is not finite.
+            CheckpointError: If all training states are damaged, or belong to another run or global batch size.
+            FloatingPointError: If a loss or a gradient is not finite, and the settings say to stop.
             RunStopped: If a signal came; the state has been saved.
         """
         self._resume()
@@ -117,146 +118,182 @@ class Trainer:
             self.metrics,
             self.folder / "validation",
         )
-        wrapped = self.accelerator.prepare_model(self.task.model)
-        optimizer = self.accelerator.prepare_optimizer(self.optimizer)
-        wrapped.train()
-        batches = self._batches()
-        seconds_before, started = self.seconds, time.monotonic()
+        for network in self.networks.values():
+            network.wrapped.train()
         try:
-            while self.step < self.settings.max_train_steps:
-                losses, grad_norm = self._update(wrapped, optimizer, batches)
-                self.step += 1
-                self.seconds = seconds_before + time.monotonic() - started
-                report.advance()
-                self._finish_step(report, losses, grad_norm)
+            with self.stop_signal.deferred():
+                self._train(report)
         finally:
             report.close()
-            self.accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+            self._writer.close()
+            for network in self.networks.values():
+                network.close()
             self.accelerator.free_memory()
         if self.average is not None:
             self.average.copy_to_model()
         self.task.model.eval()
 
-    def _finish_step(self, report: StageReport, losses: Mapping[str, torch.Tensor], grad_norm: torch.Tensor) -> None:
+    def _train(self, report: StageReport) -> None:
+        sampler = self._sampler()
+        batches = self._batches(sampler)
+        seconds_before, started = self.seconds, time.monotonic()
+        while self.step < self.settings.max_train_steps:
+            micro_batches = self._accumulate(sampler, batches)
+            self.accelerator.unscale_gradients()
+            norms = {name: network.clip_gradients() for name, network in self.networks.items()}
+            # Infinite gradients are the business of the gradient scaler, where there is one.
+            judged = [] if self.accelerator.scaler is not None else list(norms.values())
+            failed, stop = agree(
+                self.accelerator, is_non_finite(micro_batches, judged), self.stop_signal.received is not None
+            )
+            if failed:
+                self._write_down(micro_batches, norms, report)
+            self._skipped_in_a_row = self._skipped_in_a_row + 1 if failed else 0
+            for name, network in self.networks.items():
+                rests = name == "adversary" and not any("discriminator_loss" in m.losses for m in micro_batches)
+                network.step(is_skipped=failed or rests)
+            if self.average is not None and not failed:
+                self.average.step()
+            self.step += 1
+            self.seconds = seconds_before + time.monotonic() - started
+            report.advance()
+            self._finish_step(report, None if failed else micro_batches, norms, stop)
+        self._writer.wait()
+
+    def _finish_step(
+        self,
+        report: StageReport,
+        micro_batches: list[MicroBatch] | None,
+        norms: Mapping[str, torch.Tensor],
+        stop: bool,
+    ) -> None:
         """Log, validate, save and stop, where each is due."""
         settings = self.settings
         is_last = self.step == settings.max_train_steps
-        if is_last or self.step % settings.logging_steps == 0:
-            report.row(self.step, self._scalars(losses, grad_norm))
+        if micro_batches is not None and (is_last or self.step % settings.logging_steps == 0):
+            report.row(self.step, self._scalars(micro_batches, norms))
         if is_last or (settings.validation_steps is not None and self.step % settings.validation_steps == 0):
             self._validate(report)
-        stop = self.stop_signal.agreed(self.accelerator)
+        self._writer.check()
         if stop or is_last or self.step % settings.checkpointing_steps == 0:
             self._save()
         if stop and not is_last:
-            raise RunStopped(f"{stop} at {self.task.name} step {self.step}; run the same command again to resume")
+            self._writer.wait()
+            reason = f"stopped by {self.stop_signal.received or 'a signal to another process'}"
+            raise RunStopped(f"{reason} at {self.task.name} step {self.step}; run the same command again to resume")
 
-    def _batches(self) -> Iterator[Batch]:
-        settings = self.settings
-        sampler = GlobalBatchSampler(
+    def _sampler(self) -> GlobalBatchSampler:
+        return GlobalBatchSampler(
             num_samples=len(self.task.dataset),  # type: ignore[arg-type]
-            batch_size=settings.train_batch_size,
-            accumulation=settings.gradient_accumulation_steps,
+            batch_size=self.settings.train_batch_size,
+            accumulation=self.settings.gradient_accumulation_steps,
             rank=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
             seed=self.seed,
             start_step=self.step,
-            max_steps=settings.max_train_steps,
+            max_steps=self.settings.max_train_steps,
         )
+
+    def _batches(self, sampler: GlobalBatchSampler) -> Iterator[Batch]:
         loader = DataLoader(
             self.task.dataset,
             batch_sampler=sampler,
             collate_fn=self.task.collate,
             num_workers=self.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=ignore_signals,
         )
         return iter(loader)
 
-    def _update(
-        self, wrapped: torch.nn.Module, optimizer: torch.optim.Optimizer, batches: Iterator[Batch]
-    ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-        """Accumulate the gradient of one global batch and take one optimizer step."""
+    def _accumulate(self, sampler: GlobalBatchSampler, batches: Iterator[Batch]) -> list[MicroBatch]:
+        """Accumulate the gradients of one global batch, in both networks if there are two."""
         accelerator, accumulation = self.accelerator, self.settings.gradient_accumulation_steps
-        sums: dict[str, torch.Tensor] = {}
-        for micro_batch in range(accumulation):
+        adversary = self.networks.get("adversary")
+        micro_batches = []
+        for number in range(accumulation):
+            is_last = number == accumulation - 1
             # Dropout and the like, which no sample number keys: a resumed run draws the same.
-            names = (self.task.name, self.step, accelerator.process_index, micro_batch)
+            names = (self.task.name, self.step, accelerator.process_index, number)
             torch.manual_seed(stream_key(self.seed, "step", *names) % 2**63)
             batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in next(batches).items()}
-            batch = self.task.prepare_batch(batch)
-            is_last = micro_batch == accumulation - 1
-            with nullcontext() if is_last else accelerator.no_sync(wrapped):
-                means = {name: value.float().mean() / accumulation for name, value in wrapped(**batch).items()}
-                accelerator.backward(means["loss"])
-            for name, mean in means.items():
-                sums[name] = sums[name] + mean.detach() if name in sums else mean.detach()
-        grad_norm = accelerator.clip_grad_norm_(self.task.model.parameters(), self.settings.max_grad_norm)
-        optimizer.step()
-        self.lr_scheduler.step()
-        optimizer.zero_grad(set_to_none=True)
-        if self.average is not None:
-            self.average.step()
-        return sums, grad_norm
+            inputs = self.task.prepare_batch(batch, self.step)
+            with self.network.accumulating(is_last):
+                outputs = self.network.wrapped(**inputs)
+                losses = {name: value.float() for name, value in outputs.items() if value.ndim == 1}
+                accelerator.backward(losses["loss"].mean() / accumulation)
+            against = None if adversary is None else self.task.adversary_batch(inputs, outputs)
+            if adversary is not None and against is not None:
+                with adversary.accumulating(is_last):
+                    answers = {name: value.float() for name, value in adversary.wrapped(**against).items()}
+                    accelerator.backward(answers["loss"].mean() / accumulation)
+                losses |= {f"discriminator_{name}": value for name, value in answers.items()}
+            detached = {name: value.detach() for name, value in losses.items()}
+            micro_batches.append(MicroBatch(sampler.keys(self.step, number), batch.get("timesteps"), detached))
+        return micro_batches
 
-    def _scalars(self, losses: Mapping[str, torch.Tensor], grad_norm: torch.Tensor) -> dict[str, float]:
-        """Average a step's losses over all processes, and refuse numbers that are not finite."""
-        means = self.accelerator.reduce(torch.stack(list(losses.values())), reduction="mean")
-        scalars = dict(zip(losses, means.tolist(), strict=True))
-        scalars["grad_norm"] = float(grad_norm)
-        scalars["learning_rate"] = self.lr_scheduler.get_last_lr()[0]
-        for name in ("loss", "grad_norm"):
-            if not torch.isfinite(torch.tensor(scalars[name])):
-                place = f"{self.task.name} step {self.step}"
-                raise FloatingPointError(f"{place}: {name} is {scalars[name]}; the last training state stands")
+    def _write_down(
+        self, micro_batches: list[MicroBatch], norms: Mapping[str, torch.Tensor], report: StageReport
+    ) -> None:
+        """Write down what was not finite; then stop, unless the settings say to skip the update."""
+        modules = {name: network.model for name, network in self.networks.items()}
+        precision = str(self.accelerator.mixed_precision)
+        record = describe(self.step, micro_batches, modules, norms, precision, self.task.sample_name)
+        file = self.folder / "non_finite.jsonl"
+        if self.accelerator.is_main_process:
+            append_record(record, file)
+        if self.settings.on_non_finite == "stop" or self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
+            raise FloatingPointError(failure_message(self.task.name, record, file))
+        report.skipped(self.step + 1)
+
+    def _scalars(self, micro_batches: list[MicroBatch], norms: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """Average a step's losses over all processes."""
+        names = list(micro_batches[-1].losses)
+        sums = [sum(m.losses[name].mean() / len(micro_batches) for m in micro_batches) for name in names]
+        means = self.accelerator.reduce(torch.stack(sums), reduction="mean")  # type: ignore[arg-type]
+        scalars: dict[str, float] = dict(zip(names, means.tolist(), strict=True))
+        scalars["grad_norm"] = float(norms["model"])
+        if "discriminator_loss" in scalars:
+            scalars["discriminator_grad_norm"] = float(norms["adversary"])
+        scalars["learning_rate"] = self.network.learning_rate
         return scalars
 
     def _validate(self, report: StageReport) -> None:
-        if self.accelerator.is_main_process:
-            self.task.model.eval()
-            with torch.no_grad(), self.average.applied() if self.average is not None else nullcontext():
-                report.validation(self.step, self.task.validate(self.step))
-            self.task.model.train()
-        self.accelerator.wait_for_everyone()
+        self.task.model.eval()
+        with torch.no_grad(), self.average.applied() if self.average is not None else nullcontext():
+            report.validation(self.step, self.task.validate(self.step))
+        self.task.model.train()
 
     def _save(self) -> None:
+        """Gather the state from all processes, and let the main one write it."""
+        values = {
+            "stage": self.task.name,
+            "seconds": self.seconds,
+            "global_batch_size": self.global_batch_size,
+            "versions": {"python": platform.python_version(), "torch": torch.__version__},
+            "config": dict(self.config),
+        }
+        state = gather_state(self.networks, self.average, self.accelerator.scaler, values)
         if self.accelerator.is_main_process:
-            tensors = {
-                "model": trained_tensors(self.task.model),
-                "optimizer": optimizer_tensors(self.optimizer, self.task.model),
-            }
-            if self.average is not None:
-                tensors["ema"] = self.average.state_dict()
-            values = {
-                "stage": self.task.name,
-                "seconds": self.seconds,
-                "global_batch_size": self.global_batch_size,
-                "versions": {"python": platform.python_version(), "torch": torch.__version__},
-                "config": dict(self.config),
-            }
-            state = TrainingState(tensors, values)
-            save_checkpoint(self.folder, self.step, state, self.settings.checkpoints_total_limit)
-        self.accelerator.wait_for_everyone()
+            self._writer.save(self.step, state)
 
     def _resume(self) -> None:
-        """Load the newest training state, if there is one."""
-        checkpoints = list_checkpoints(self.folder)
-        if not checkpoints:
+        """Load the newest whole training state, if there is one."""
+        found: list[Path | None] = [None]
+        if self.accelerator.is_main_process:
+            remove_leftovers(self.folder)
+            found = [newest_checkpoint(self.folder)]
+        (checkpoint,) = broadcast_object_list(found) if self.accelerator.num_processes > 1 else found
+        if checkpoint is None:
             return
-        state = load_checkpoint(checkpoints[-1])
+        state = read_checkpoint(checkpoint)
+        self.check_resumable(state.values["config"], str(checkpoint))
         saved_size = state.values["global_batch_size"]
         if saved_size != self.global_batch_size:
             raise CheckpointError(
-                f"{checkpoints[-1]} was trained with {saved_size} images an update, but processes x "
+                f"{checkpoint} was trained with {saved_size} images an update, but processes x "
                 f"{self.task.name}.gradient_accumulation_steps x {self.task.name}.train_batch_size is now "
                 f"{self.global_batch_size}; the product must stay {saved_size}"
             )
-        load_trained_tensors(self.task.model, state.tensors["model"])
-        load_optimizer_tensors(self.optimizer, self.task.model, state.tensors["optimizer"])
-        if self.average is not None:
-            self.average.load_state_dict(state.tensors["ema"])
         self.step = state.values["step"]
         self.seconds = state.values["seconds"]
-        self.lr_scheduler.last_epoch = self.step
-        rates = zip(self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True)
-        for group, (base, factor) in zip(self.optimizer.param_groups, rates, strict=True):
-            group["lr"] = base * factor(self.step)
+        restore_state(state, self.networks, self.average, self.accelerator.scaler)

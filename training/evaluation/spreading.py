@@ -24,7 +24,8 @@ def spread(
 ) -> list[Result]:
     """Cut items into batches and deal them out; the batches are the same for any number of processes.
 
-    Every process has to call it alike.
+    Every process has to call it alike, and every process does work in every round, as models demand whose parameters
+    are sharded over the processes: those that have none left repeat the last batch for nothing.
 
     Args:
         work (callable): Makes one result of each item of a batch.
@@ -42,7 +43,8 @@ def spread(
         # Gathered round by round, so that nobody waits for long and what travels stays small.
         for first in range(0, len(batches), state.num_processes):
             number = first + state.process_index
-            made: list[Result] = gather_object(work(batches[number]) if number < len(batches) else [])
+            own = work(batches[min(number, len(batches) - 1)])
+            made: list[Result] = gather_object(own if number < len(batches) else [])
             results += made
             bar.update(len(made))
     return results

@@ -19,7 +19,7 @@ from training.config import AutoencoderConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.pictures import to_picture
 from training.engine.random_streams import standard_normal
-from training.engine.task import Batch, Validation
+from training.engine.task import Batch, Validation, WithoutAdversary
 from training.evaluation.reconstruction import psnr, reconstruct
 from training.tasks.components import build_vae, downsampling_factor
 from training.tasks.losses import bernoulli_nll, gaussian_nll
@@ -66,7 +66,7 @@ class EvidenceLowerBound(torch.nn.Module):
         return {"loss": reconstruction + self.config.kl_scale * kl, "reconstruction": reconstruction, "kl": kl}
 
 
-class AutoencoderTask:
+class AutoencoderTask(WithoutAdversary):
     """Trains the autoencoder; its export has standard latents.
 
     Args:
@@ -81,6 +81,7 @@ class AutoencoderTask:
         self, config: TrainConfig, dataset: CaptionedImages, validation_dataset: CaptionedImages | None
     ) -> None:
         self.config = config
+        self.pictures = dataset
         self.dataset: Dataset[Any] = dataset
         self.validation_dataset = validation_dataset
         torch.manual_seed(config.seed)
@@ -103,9 +104,13 @@ class AutoencoderTask:
             "noise": standard_normal(self.config.seed, "autoencoder/posterior", numbers, self.latent_shape),
         }
 
-    def prepare_batch(self, batch: Batch) -> Batch:
+    def prepare_batch(self, batch: Batch, step: int) -> Batch:
         """Nothing here is frozen."""
         return batch
+
+    def sample_name(self, index: int) -> str:
+        """Name a sample by its file, its row or its number."""
+        return self.pictures.source.name(index)
 
     def validate(self, step: int) -> Validation:
         """Measure the PSNR of held-out images through the posterior's mode, and draw some of them."""

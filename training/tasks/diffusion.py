@@ -17,8 +17,9 @@ from training.config import DiffusionConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize
 from training.data.latent_cache import CachedLatents
-from training.engine.random_streams import standard_normal, uniform
-from training.engine.task import Batch, Validation
+from training.engine.random_streams import standard_normal, stream_key, uniform
+from training.engine.task import Batch, Validation, WithoutAdversary
+from training.evaluation.spreading import spread
 from training.tasks.components import FrozenModels, build, build_unet, downsampling_factor
 from training.tasks.denoising_model import DenoisingModel
 from training.tasks.finished_model import FinishedModel, export_adapters, export_model
@@ -30,9 +31,10 @@ from training.tasks.schedulers import build_scheduler, recommended_scheduler
 from training.tasks.timestep_sampling import draw_timesteps
 
 _PICTURES = 8
+_PICTURES_AT_A_TIME = 4
 
 
-class DiffusionTask:
+class DiffusionTask(WithoutAdversary):
     """Trains the U-Net; its export is the finished pipeline.
 
     Args:
@@ -136,7 +138,7 @@ class DiffusionTask:
         return batch
 
     @torch.no_grad()
-    def prepare_batch(self, batch: Batch) -> Batch:
+    def prepare_batch(self, batch: Batch, step: int) -> Batch:
         """Encode images and captions with what is frozen."""
         arguments = {"noise": batch["noise"], "timesteps": batch["timesteps"]}
         arguments["latents"] = self._latents(batch)
@@ -179,26 +181,37 @@ class DiffusionTask:
             recommended_call=self.call,
         )
 
+    def sample_name(self, index: int) -> str:
+        """Name a sample by its file, its row or its number."""
+        return self.pictures.source.name(index)
+
     def validate(self, step: int) -> Validation:
-        """Draw pictures of fixed prompts, or in fixed holes, from fixed noise."""
+        """Draw pictures of fixed prompts, or in fixed holes, from fixed noise, whatever the number of processes."""
         pipe = self.pipeline()
         pipe.set_progress_bar_config(disable=True)
         holed = holed_pictures(self.pictures, _PICTURES, self.config.seed) if self.settings.inpainting else None
         prompts = self._prompts() if holed is None else holed.captions
-        count = len(prompts) if self.frozen.tokenizer is not None else _PICTURES
-        conditions: dict[str, Any] = (
-            {"prompt": prompts} if self.frozen.tokenizer is not None else {"batch_size": count}
-        )
-        if holed is not None:
-            conditions.update(image=holed.pictures, mask_image=holed.masks)
-        latents = standard_normal(self.config.seed, "validation", range(count), self.latent_shape)
-        output = pipe(
-            **conditions,
-            latents=latents.to(self.unet.device),
-            generator=torch.Generator().manual_seed(self.config.seed),
-            return_dict=False,
-        )
-        images = cast(list[Image.Image], output[0])
+        has_text = self.frozen.tokenizer is not None
+        count = len(prompts) if has_text else _PICTURES
+
+        def draw(numbers: Sequence[int]) -> list[Image.Image]:
+            conditions: dict[str, Any] = {"batch_size": len(numbers)}
+            if has_text:
+                conditions = {"prompt": [prompts[number] for number in numbers]}
+            if holed is not None:
+                conditions["image"] = [holed.pictures[number] for number in numbers]
+                conditions["mask_image"] = [holed.masks[number] for number in numbers]
+            latents = standard_normal(self.config.seed, "validation", numbers, self.latent_shape)
+            keys = [stream_key(self.config.seed, "validation", number) % 2**63 for number in numbers]
+            output = pipe(
+                **conditions,
+                latents=latents.to(self.unet.device),
+                generator=[torch.Generator().manual_seed(key) for key in keys],
+                return_dict=False,
+            )
+            return cast(list[Image.Image], output[0])
+
+        images = spread(draw, range(count), _PICTURES_AT_A_TIME, "validation")
         rows = [images] if holed is None else [holed.shown, images]
         grid = make_image_grid([image for row in rows for image in row], rows=len(rows), cols=count)
         return Validation(images={"samples": grid})

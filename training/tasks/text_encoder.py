@@ -15,7 +15,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel
 from training.config import TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize, train_clip_tokenizer
-from training.engine.task import Batch, Validation
+from training.engine.task import Batch, Validation, WithoutAdversary
 from training.tasks.components import build_clip_model, build_text_model, load_text_encoder, text_model_config
 from training.tasks.losses import contrastive_loss
 from training.tasks.parameter_groups import decay_matrices_only
@@ -89,7 +89,7 @@ class ContrastiveModel(torch.nn.Module):
         return self.clip.text_projection(self.clip.text_model(input_ids=input_ids).pooler_output)
 
 
-class TextEncoderTask:
+class TextEncoderTask(WithoutAdversary):
     """Trains, initialises or fetches the tokenizer and the text encoder.
 
     Args:
@@ -104,6 +104,7 @@ class TextEncoderTask:
         self, config: TrainConfig, dataset: CaptionedImages, validation_dataset: CaptionedImages | None
     ) -> None:
         self.config = config
+        self.pictures = dataset
         self.dataset: Dataset[Any] = dataset
         self.validation_dataset = validation_dataset
         block = config.text_encoder
@@ -134,9 +135,13 @@ class TextEncoderTask:
             "input_ids": tokenize(self.tokenizer, [sample["caption"] for sample in samples]),
         }
 
-    def prepare_batch(self, batch: Batch) -> Batch:
+    def prepare_batch(self, batch: Batch, step: int) -> Batch:
         """Nothing here is frozen."""
         return batch
+
+    def sample_name(self, index: int) -> str:
+        """Name a sample by its file, its row or its number."""
+        return self.pictures.source.name(index)
 
     def validate(self, step: int) -> Validation:
         """Measure how often an image's caption is the nearest of all captions, and how well it tells the thumbnail."""

@@ -14,12 +14,11 @@ from training.engine.checkpointing import (
     TrainingState,
     list_checkpoints,
     load_checkpoint,
-    load_optimizer_tensors,
-    optimizer_tensors,
     save_checkpoint,
     verify_checkpoint,
     write_json,
 )
+from training.engine.state_tensors import load_optimizer_tensors, optimizer_tensors
 
 
 def state(seed: int = 0) -> TrainingState:

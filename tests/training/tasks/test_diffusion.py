@@ -91,7 +91,7 @@ def test_a_joint_text_encoder_learns_and_a_frozen_one_does_not(joint):
     tokenizer = tiny_tokenizer()
     text_encoder = tiny_text_encoder(tokenizer)
     task = task_of(FrozenModels(tokenizer, text_encoder, tiny_vae()), joint=joint)
-    batch = task.prepare_batch(task.collate([task.dataset[index] for index in range(4)]))
+    batch = task.prepare_batch(task.collate([task.dataset[index] for index in range(4)]), 0)
     task.model(**batch)["loss"].mean().backward()
     learning = [name for name, parameter in text_encoder.named_parameters() if parameter.grad is not None]
     assert bool(learning) == joint
@@ -107,7 +107,7 @@ def test_joint_and_frozen_encodings_are_the_same():
     losses = []
     for joint in (True, False):
         task = task_of(FrozenModels(tokenizer, tiny_text_encoder(tokenizer), vae), joint=joint)
-        batch = task.prepare_batch(task.collate([task.dataset[index] for index in range(6)]))
+        batch = task.prepare_batch(task.collate([task.dataset[index] for index in range(6)]), 0)
         losses.append(task.model(**batch)["loss"])
     torch.testing.assert_close(losses[0], losses[1])
 
@@ -216,7 +216,7 @@ def test_latents_are_sampled_and_scaled(frozen):
     batch = task.collate(samples(task, range(5)))
     posterior = frozen.vae.encode(batch["pixel_values"]).latent_dist
     expected = (posterior.mean + posterior.std * batch["posterior_noise"]) * frozen.vae.config.scaling_factor
-    torch.testing.assert_close(task.prepare_batch(batch)["latents"], expected)
+    torch.testing.assert_close(task.prepare_batch(batch, 0)["latents"], expected)
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -226,14 +226,14 @@ def test_latents_may_be_the_mode_of_the_posterior(frozen, cached):
     assert "posterior_noise" not in batch
     images = torch.stack([task_of(frozen).dataset[number]["pixel_values"] for number in range(5)])
     expected = frozen.vae.encode(images).latent_dist.mode() * frozen.vae.config.scaling_factor
-    torch.testing.assert_close(task.prepare_batch(batch)["latents"], expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(task.prepare_batch(batch, 0)["latents"], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_cached_latents_are_those_of_the_images(frozen):
     prepared = []
     for cached in (False, True):
         task = task_of(frozen, diffusion__cache_latents=cached)
-        prepared.append(task.prepare_batch(task.collate(samples(task, range(40, 48)))))
+        prepared.append(task.prepare_batch(task.collate(samples(task, range(40, 48))), 0))
     assert prepared[0].keys() == prepared[1].keys()
     for name, value in prepared[0].items():
         torch.testing.assert_close(prepared[1][name], value)
@@ -245,7 +245,7 @@ def test_frozen_models_stay_as_they_are(frozen):
     before = {name: value.clone() for name, value in frozen.vae.state_dict().items()}
     trained = {id(parameter) for group in task.parameter_groups() for parameter in group["params"]}
     assert trained == {id(parameter) for parameter in task.unet.parameters()}
-    task.model(**task.prepare_batch(task.collate(samples(task, range(2)))))["loss"].mean().backward()
+    task.model(**task.prepare_batch(task.collate(samples(task, range(2))), 0))["loss"].mean().backward()
     for model in (frozen.vae, frozen.text_encoder):
         assert not model.training
         assert all(parameter.grad is None for parameter in model.parameters())
@@ -270,7 +270,7 @@ def test_a_contrastive_text_encoder_may_go_on_learning():
     task = task_of(models, diffusion__train_text_encoder=True)
     trained = {id(parameter) for group in task.parameter_groups() for parameter in group["params"]}
     assert {id(parameter) for parameter in models.text_encoder.parameters()} < trained
-    task.model(**task.prepare_batch(task.collate(samples(task, range(4)))))["loss"].mean().backward()
+    task.model(**task.prepare_batch(task.collate(samples(task, range(4))), 0))["loss"].mean().backward()
     gradients = [parameter.grad for parameter in models.text_encoder.parameters()]
     assert all(gradient is not None for gradient in gradients)
     assert any(gradient.abs().max() > 0 for gradient in gradients)
@@ -278,7 +278,7 @@ def test_a_contrastive_text_encoder_may_go_on_learning():
 
 def test_pixel_space_needs_no_earlier_stage():
     task = task_of()
-    batch = task.prepare_batch(task.collate(samples(task, range(2))))
+    batch = task.prepare_batch(task.collate(samples(task, range(2))), 0)
     assert torch.equal(batch["latents"], torch.stack([sample["pixel_values"] for sample in samples(task, range(2))]))
     assert set(batch) == {"latents", "noise", "timesteps"}
     assert task.scheduler.config.clip_sample
@@ -327,6 +327,6 @@ def test_gradient_checkpointing_changes_no_gradient(frozen):
     for checkpointing in (False, True):
         task = task_of(frozen, diffusion__gradient_checkpointing=checkpointing)
         task.model.train()
-        task.model(**task.prepare_batch(task.collate(samples(task, range(4)))))["loss"].mean().backward()
+        task.model(**task.prepare_batch(task.collate(samples(task, range(4))), 0))["loss"].mean().backward()
         gradients.append([parameter.grad for parameter in task.unet.parameters()])
     torch.testing.assert_close(gradients[0], gradients[1])

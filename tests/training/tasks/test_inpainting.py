@@ -44,12 +44,12 @@ def test_the_network_sees_what_is_kept_and_nothing_of_the_hole(sample_posterior)
     task = task_of(diffusion__sample_posterior=sample_posterior)
     assert task.unet.config["in_channels"] == 9
     batch = task.collate([task.dataset[(number, number)] for number in range(4)])
-    seen = task.prepare_batch(batch)["added_channels"]
+    seen = task.prepare_batch(batch, 0)["added_channels"]
     hidden = {**batch, "pixel_values": torch.where(batch["mask"] == 1, 0.7, batch["pixel_values"])}
-    assert torch.equal(task.prepare_batch(hidden)["added_channels"], seen)
+    assert torch.equal(task.prepare_batch(hidden, 0)["added_channels"], seen)
     shown = {**batch, "pixel_values": torch.where(batch["mask"] == 0, 0.7, batch["pixel_values"])}
-    assert not torch.equal(task.prepare_batch(shown)["added_channels"], seen)
-    loss = task.model(**task.prepare_batch(batch))["loss"]
+    assert not torch.equal(task.prepare_batch(shown, 0)["added_channels"], seen)
+    loss = task.model(**task.prepare_batch(batch, 0))["loss"]
     loss.mean().backward()
     assert task.unet.conv_in.weight.grad[:, 4:].abs().max() > 0
 
@@ -57,15 +57,15 @@ def test_the_network_sees_what_is_kept_and_nothing_of_the_hole(sample_posterior)
 def test_a_batch_is_the_same_however_it_is_split():
     task = task_of()
     samples = [task.dataset[(number, number)] for number in range(4)]
-    whole = task.prepare_batch(task.collate(samples))["added_channels"]
-    parts = [task.prepare_batch(task.collate(samples[i : i + 1]))["added_channels"] for i in range(4)]
+    whole = task.prepare_batch(task.collate(samples), 0)["added_channels"]
+    parts = [task.prepare_batch(task.collate(samples[i : i + 1]), 0)["added_channels"] for i in range(4)]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-5, atol=1e-5)
 
 
 def test_pixels_and_no_text():
     task = task_of(with_vae=False)
     assert task.unet.config["in_channels"] == 7
-    batch = task.prepare_batch(task.collate([task.dataset[(0, 0)]]))
+    batch = task.prepare_batch(task.collate([task.dataset[(0, 0)]]), 0)
     assert batch["added_channels"].shape == (1, 4, 32, 32)
     assert torch.isfinite(task.model(**batch)["loss"]).all()
 
@@ -87,7 +87,7 @@ def test_the_masked_image_does_not_tell_the_noise_of_the_latents():
     """Where nothing is masked, both posteriors are the same, and their samples are not."""
     task = task_of()
     batch = task.collate([task.dataset[(number, number)] for number in range(4)])
-    arguments = task.prepare_batch({**batch, "mask": torch.zeros_like(batch["mask"])})
+    arguments = task.prepare_batch({**batch, "mask": torch.zeros_like(batch["mask"])}, 0)
     latents, masked = arguments["latents"], arguments["added_channels"][:, 1:]
     mode = task.frozen.vae.encode(batch["pixel_values"]).latent_dist.mean * task.frozen.vae.config.scaling_factor
     noises = torch.stack([(latents - mode).flatten(), (masked - mode).flatten()])

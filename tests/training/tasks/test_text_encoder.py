@@ -25,7 +25,7 @@ def task():
 
 
 def batch_of(task: TextEncoderTask, indices) -> dict[str, torch.Tensor]:
-    return task.prepare_batch(task.collate([task.dataset[index] for index in indices]))
+    return task.prepare_batch(task.collate([task.dataset[index] for index in indices]), 0)
 
 
 def first_of_each_digit(task: TextEncoderTask) -> list[int]:
@@ -132,10 +132,10 @@ def test_a_pretrained_text_encoder_is_taken_as_it_is(tmp_path):
 
 
 TWO_PROCESSES = """
-import json, os, signal, sys, torch
+import json, os, sys
 from accelerate import Accelerator
 from tests.training.configurations import some_digits, tiny_train_config
-from training.engine.interruption import StopSignal
+from training.engine.agreement import agree
 from training.tasks.text_encoder import TextEncoderTask
 
 accelerator = Accelerator(cpu=True)
@@ -147,11 +147,8 @@ loss = wrapped(**task.collate([task.dataset[index] for index in rows]))["loss"].
 accelerator.backward(loss)
 gradients = {name: p.grad.double().norm().item() for name, p in task.model.named_parameters()}
 
-with StopSignal() as stop_signal:
-    before = stop_signal.agreed(accelerator)
-    if rank == processes - 1:
-        signal.raise_signal(signal.SIGTERM)
-    after = stop_signal.agreed(accelerator)
+before = agree(accelerator, False, False)
+after = agree(accelerator, False, rank == processes - 1)
 mean = accelerator.reduce(loss.detach(), reduction="mean").item()
 report = {"processes": processes, "loss": mean, "gradients": gradients, "before": before, "after": after}
 with open(os.path.join(sys.argv[1], f"{rank}.json"), "w") as file:

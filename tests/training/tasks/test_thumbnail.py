@@ -36,7 +36,7 @@ def test_a_picture_may_be_smaller_than_a_multiple_of_the_thumbnail():
 
 
 def test_the_loss_is_contrast_and_weighted_error(task):
-    batch = task.prepare_batch(task.collate([task.dataset[index] for index in range(8)]))
+    batch = task.prepare_batch(task.collate([task.dataset[index] for index in range(8)]), 0)
     alone = ContrastiveModel(task.model.clip)
     assert alone.thumbnail_decoder is None
     states = task.model.clip.text_model(input_ids=batch["input_ids"]).last_hidden_state
@@ -45,7 +45,7 @@ def test_the_loss_is_contrast_and_weighted_error(task):
 
 
 def test_every_parameter_learns(task):
-    batch = task.prepare_batch(task.collate([task.dataset[index] for index in range(8)]))
+    batch = task.prepare_batch(task.collate([task.dataset[index] for index in range(8)]), 0)
     task.model(**batch)["loss"].mean().backward()
     assert [name for name, parameter in task.model.named_parameters() if parameter.grad is None] == []
 

@@ -1,0 +1,110 @@
+"""One network in training: its weights, its optimizer and its learning rate over the updates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers.optimization import get_scheduler
+from torch.distributed.fsdp import FSDPModule
+
+from training.config import StageConfig
+from training.engine.sharding import prepare
+from training.engine.state_tensors import (
+    load_optimizer_tensors,
+    load_trained_tensors,
+    optimizer_tensors,
+    trained_tensors,
+    whole,
+)
+
+
+class Optimisation:
+    """Optimises one network with AdamW, on all processes.
+
+    Args:
+        model (`torch.nn.Module`): The network. It is moved to the device, and called through `self.wrapped` alone.
+        parameter_groups (sequence of `dict`): Of the optimizer; a group may override `lr` and `weight_decay`.
+        settings (`StageConfig`): How.
+        accelerator (`accelerate.Accelerator`): Device and processes.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        parameter_groups: Sequence[dict[str, Any]],
+        settings: StageConfig,
+        accelerator: Accelerator,
+    ) -> None:
+        self.model = model.to(accelerator.device)
+        self.accelerator = accelerator
+        self.max_grad_norm = settings.max_grad_norm
+        optimizer = torch.optim.AdamW(
+            list(parameter_groups),
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            weight_decay=settings.adam_weight_decay,
+            eps=settings.adam_epsilon,
+            fused=True,
+        )
+        # Not prepared by accelerate, which would step it once a process; it counts updates.
+        self.lr_scheduler = get_scheduler(
+            settings.lr_scheduler,
+            optimizer,
+            num_warmup_steps=settings.lr_warmup_steps,
+            num_training_steps=settings.max_train_steps,
+        )
+        self.optimizer = optimizer
+        self.wrapped, self.prepared_optimizer = prepare(accelerator, model, optimizer)
+
+    def accumulating(self, is_last: bool) -> AbstractContextManager[None]:
+        """Open the context of a micro-batch's forward and backward pass; gradients are averaged in the last one."""
+        if isinstance(self.wrapped, FSDPModule):
+            self.wrapped.set_requires_gradient_sync(is_last)
+            return nullcontext()
+        return nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
+
+    def clip_gradients(self) -> torch.Tensor:
+        """Scale the gradients down to `max_grad_norm`.
+
+        Returns:
+            `torch.Tensor`, a scalar: their global norm before.
+        """
+        return whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
+
+    def step(self, is_skipped: bool = False) -> None:
+        """Update the weights, unless the update `is_skipped`, and forget the gradients."""
+        if not is_skipped:
+            self.prepared_optimizer.step()
+        self.lr_scheduler.step()
+        self.prepared_optimizer.zero_grad(set_to_none=True)
+
+    @property
+    def learning_rate(self) -> float:
+        """The present learning rate of the first group."""
+        return float(self.lr_scheduler.get_last_lr()[0])
+
+    def state_tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Return the tensors of network and optimizer, whole; every process has to call it alike."""
+        return trained_tensors(self.model), optimizer_tensors(self.optimizer, self.model)
+
+    def load(self, model: Mapping[str, torch.Tensor], optimizer: Mapping[str, torch.Tensor], step: int) -> None:
+        """Restore what `state_tensors` returned after `step` updates.
+
+        Raises:
+            CheckpointError: If the state is one of another network.
+        """
+        load_trained_tensors(self.model, model)
+        load_optimizer_tensors(self.optimizer, self.model, optimizer)
+        self.lr_scheduler.last_epoch = step
+        rates = zip(self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True)
+        self.lr_scheduler._last_lr = [base * factor(step) for base, factor in rates]
+        for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler._last_lr, strict=True):
+            group["lr"] = rate
+
+    def close(self) -> None:
+        """Take the network out of its distributed wrapper."""
+        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)
