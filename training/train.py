@@ -12,8 +12,9 @@ import dataclasses
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ from accelerate import Accelerator
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from transformers.utils.logging import disable_progress_bar
 
-from sd_pipeline import SDInpaintPipeline
 from training.config import STAGES, ConfigError, TrainConfig
 from training.config_io import check_resumable, config_to_yaml, find_output_dir, parse_config, read_yaml
 from training.data.captioned_images import CaptionedImages
@@ -29,10 +29,12 @@ from training.data.catalogue import load_captioned_images
 from training.data.errors import DataError
 from training.engine.checkpointing import CheckpointError, write_text
 from training.engine.disk_space import is_full_disk
+from training.engine.distribution import sharded_parts, wants_sharding
 from training.engine.interruption import RunStopped, StopSignal
 from training.engine.run_folder import RunFolder
 from training.engine.run_lock import RunFolderError
 from training.engine.run_status import RunState, write_status
+from training.engine.state_tensors import load_trained_tensors, trained_tensors
 from training.engine.task import Task
 from training.engine.tracking import MetricsLog
 from training.engine.trainer import Trainer
@@ -112,9 +114,8 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
     if not pending:
         return
     check_order(folder, pending)
-    pretrained = load_pretrained(config)
     finished = [stage for stage in STAGES if folder.record(stage) is not None]
-    check_models(config, finished, pretrained)
+    check_models(config, finished, load_pretrained(config))
     dataset, validation_dataset = load_data(config)
     accelerator = start_accelerator(config)
     if accelerator.is_main_process:
@@ -123,7 +124,8 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
         accelerator.init_trackers("sd_pipeline")
     accelerator.wait_for_everyone()
     for stage in pending:
-        train_stage(stage, config, folder, accelerator, dataset, validation_dataset, stop_signal, pretrained)
+        parts = (stage, config, folder, accelerator.device, dataset, validation_dataset)
+        train_stage(stage, config, folder, accelerator, stop_signal, partial(build_task, *parts))
     accelerator.end_training()
 
 
@@ -148,6 +150,10 @@ def load_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages | N
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
     """Set up device, processes, precision and trackers; the configuration wins over the launcher's flags."""
+    if config.mixed_precision == "fp16" and wants_sharding():
+        raise ConfigError(
+            "mixed_precision = 'fp16': must be no or bf16 with FSDP, whose shards have no gradient scaler"
+        )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allow_tf32
     try:
         return Accelerator(
@@ -169,24 +175,12 @@ def train_stage(
     config: TrainConfig,
     folder: RunFolder,
     accelerator: Accelerator,
-    dataset: CaptionedImages,
-    validation_dataset: CaptionedImages | None,
     stop_signal: StopSignal,
-    pretrained: SDInpaintPipeline | None,
+    build_task: Callable[[], Task],
 ) -> None:
     """Train one stage from its newest training state, and put its output in place."""
     started = time.monotonic()
-    task: Task
-    if stage == "text_encoder":
-        task = TextEncoderTask(config, dataset, validation_dataset)
-    elif stage == "autoencoder":
-        task = AutoencoderTask(config, dataset, validation_dataset)
-    elif pretrained is not None:
-        task = DiffusionTask(config, dataset, frozen_models_of(pretrained, accelerator.device), pretrained)
-    else:
-        made = {s: folder.result(s) if folder.record(s) is not None else None for s in STAGES[:2]}
-        frozen = load_frozen_models(made["text_encoder"], made["autoencoder"], accelerator.device)
-        task = DiffusionTask(config, dataset, frozen)
+    task = build_task()
     trainer = Trainer(
         task,
         config.stage(stage),
@@ -201,9 +195,35 @@ def train_stage(
     )
     before = time.monotonic() - started
     trainer.fit()
+    if sharded_parts(task.model):
+        # An export needs whole weights, which a sharded network cannot be turned back into.
+        weights = trained_tensors(task.model)
+        task = build_task()
+        load_trained_tensors(task.model, weights)
     if accelerator.is_main_process:
         folder.finish(stage, task.export, trainer.step, before + trainer.seconds)
     accelerator.wait_for_everyone()
+
+
+def build_task(
+    stage: str,
+    config: TrainConfig,
+    folder: RunFolder,
+    device: torch.device,
+    dataset: CaptionedImages,
+    validation_dataset: CaptionedImages | None,
+) -> Task:
+    """Build what a stage trains, upon what the earlier stages have made."""
+    if stage == "text_encoder":
+        return TextEncoderTask(config, dataset, validation_dataset)
+    if stage == "autoencoder":
+        return AutoencoderTask(config, dataset, validation_dataset)
+    pretrained = load_pretrained(config)
+    if pretrained is not None:
+        return DiffusionTask(config, dataset, frozen_models_of(pretrained, device), pretrained)
+    made = {s: folder.result(s) if folder.record(s) is not None else None for s in STAGES[:2]}
+    frozen = load_frozen_models(made["text_encoder"], made["autoencoder"], device)
+    return DiffusionTask(config, dataset, frozen)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from diffusers.training_utils import EMAModel
 
-from training.engine.state_tensors import like, whole
+from training.engine.state_tensors import like, own_part, whole_of_parts
 
 
 class AveragedWeights:
@@ -21,7 +22,11 @@ class AveragedWeights:
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self._average = EMAModel(list(self._parameters.values()), decay=decay, foreach=True)
+        self._average = EMAModel(self._own_parts(), decay=decay, foreach=True)
+
+    def _own_parts(self) -> list[Any]:
+        # Averaging works on what this process holds; most operations on lists refuse sharded tensors.
+        return [own_part(parameter).requires_grad_() for parameter in self._parameters.values()]
 
     def to(self, device: torch.device) -> None:
         """Move the average to a device."""
@@ -29,16 +34,16 @@ class AveragedWeights:
 
     def step(self) -> None:
         """Take the present weights into the average. Call it once an optimizer update."""
-        self._average.step(list(self._parameters.values()))
+        self._average.step(self._own_parts())
 
     def copy_to_model(self) -> None:
         """Put the average into the model for good."""
-        self._average.copy_to(list(self._parameters.values()))
+        self._average.copy_to(self._own_parts())
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Put the average into the model for the time of a `with` block."""
-        parameters = list(self._parameters.values())
+        parameters = self._own_parts()
         self._average.store(parameters)
         self._average.copy_to(parameters)
         try:
@@ -48,9 +53,9 @@ class AveragedWeights:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """Return the average by parameter name, and the number of updates it has seen."""
-        shadows = zip(self._parameters, self._average.shadow_params, strict=True)
+        shadows = zip(self._parameters.items(), self._average.shadow_params, strict=True)
         return {
-            **{name: whole(shadow) for name, shadow in shadows},
+            **{name: whole_of_parts(shadow, parameter) for (name, parameter), shadow in shadows},
             "optimization_step": torch.tensor(self._average.optimization_step),
         }
 
@@ -61,5 +66,5 @@ class AveragedWeights:
             KeyError: If the average of a parameter is missing.
         """
         self._average.optimization_step = int(state["optimization_step"])
-        for (name, _), shadow in zip(self._parameters.items(), self._average.shadow_params, strict=True):
-            shadow.copy_(like(state[name], shadow))
+        for (name, parameter), shadow in zip(self._parameters.items(), self._average.shadow_params, strict=True):
+            shadow.copy_(own_part(like(state[name], parameter)))

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from diffusers.optimization import get_scheduler
-from torch.distributed.fsdp import FSDPModule
+from torch.nn.parallel import DistributedDataParallel
 
 from training.config import StageConfig
-from training.engine.sharding import prepare
+from training.engine.distribution import distribute, sharded_parts
 from training.engine.state_tensors import (
     load_optimizer_tensors,
     load_trained_tensors,
@@ -29,7 +29,8 @@ class Optimisation:
         model (`torch.nn.Module`): The network. It is moved to the device, and called through `self.wrapped` alone.
         parameter_groups (sequence of `dict`): Of the optimizer; a group may override `lr` and `weight_decay`.
         settings (`StageConfig`): How.
-        accelerator (`accelerate.Accelerator`): Device and processes.
+        accelerator (`accelerate.Accelerator`): Device, processes and the gradient scaler of float16.
+        shardable (`bool`, defaults to `False`): Whether its parameters may be sharded over the processes.
     """
 
     def __init__(
@@ -38,9 +39,10 @@ class Optimisation:
         parameter_groups: Sequence[dict[str, Any]],
         settings: StageConfig,
         accelerator: Accelerator,
+        shardable: bool = False,
     ) -> None:
         self.model = model.to(accelerator.device)
-        self.accelerator = accelerator
+        self.scaler = accelerator.scaler
         self.max_grad_norm = settings.max_grad_norm
         optimizer = torch.optim.AdamW(
             list(parameter_groups),
@@ -58,14 +60,15 @@ class Optimisation:
             num_training_steps=settings.max_train_steps,
         )
         self.optimizer = optimizer
-        self.wrapped, self.prepared_optimizer = prepare(accelerator, model, optimizer)
+        self.wrapped = distribute(accelerator, model, optimizer, shardable)
 
     def accumulating(self, is_last: bool) -> AbstractContextManager[None]:
         """Open the context of a micro-batch's forward and backward pass; gradients are averaged in the last one."""
-        if isinstance(self.wrapped, FSDPModule):
-            self.wrapped.set_requires_gradient_sync(is_last)
-            return nullcontext()
-        return nullcontext() if is_last else self.accelerator.no_sync(self.wrapped)
+        for part in sharded_parts(self.model):
+            part.set_requires_gradient_sync(is_last)
+        if isinstance(self.wrapped, DistributedDataParallel) and not is_last:
+            return self.wrapped.no_sync()
+        return nullcontext()
 
     def clip_gradients(self) -> torch.Tensor:
         """Scale the gradients down to `max_grad_norm`.
@@ -73,14 +76,18 @@ class Optimisation:
         Returns:
             `torch.Tensor`, a scalar: their global norm before.
         """
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
         return whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
 
     def step(self, is_skipped: bool = False) -> None:
         """Update the weights, unless the update `is_skipped`, and forget the gradients."""
-        if not is_skipped:
-            self.prepared_optimizer.step()
+        if not is_skipped and self.scaler is not None:
+            self.scaler.step(self.optimizer)
+        elif not is_skipped:
+            self.optimizer.step()
         self.lr_scheduler.step()
-        self.prepared_optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
 
     @property
     def learning_rate(self) -> float:
@@ -104,7 +111,3 @@ class Optimisation:
         self.lr_scheduler._last_lr = [base * factor(step) for base, factor in rates]
         for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler._last_lr, strict=True):
             group["lr"] = rate
-
-    def close(self) -> None:
-        """Take the network out of its distributed wrapper."""
-        self.accelerator.unwrap_model(self.wrapped, keep_fp32_wrapper=False)

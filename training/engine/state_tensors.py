@@ -21,6 +21,19 @@ def like(tensor: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
     return distribute_tensor(tensor, model.device_mesh, model.placements) if isinstance(model, DTensor) else tensor
 
 
+def own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this process's part of a sharded tensor, in place; others are returned as they are."""
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_of_parts(part: torch.Tensor, model: torch.Tensor) -> torch.Tensor:
+    """Gather the parts of a tensor that is sharded as `model` is; every process has to call it alike."""
+    if not isinstance(model, DTensor):
+        return part
+    layout = (model.device_mesh, model.placements)
+    return DTensor.from_local(part, *layout, run_check=False, shape=model.shape, stride=model.stride()).full_tensor()
+
+
 def trained_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """Return a model's state without what is frozen, which whoever builds the model brings along.
 

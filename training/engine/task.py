@@ -38,10 +38,12 @@ class Task(Protocol):
         adversary (`torch.nn.Module`, *optional*): A second network, which learns against the first one in every step,
             with an optimizer of its own; it is no submodule of `model`. Its `forward(**adversary_batch)` returns such
             tensors too.
+        shardable (`bool`): Whether the parameters of the model's networks may be sharded over the processes (FSDP2).
         dataset (`torch.utils.data.Dataset`): Map-style; indexed by `(sample_number, index)`.
     """
 
     name: str
+    shardable: bool
 
     @property
     def model(self) -> torch.nn.Module: ...  # noqa: D102

@@ -86,7 +86,7 @@ class Trainer:
         self.seconds = 0.0
         self._skipped_in_a_row = 0
 
-        self.network = Optimisation(task.model, task.parameter_groups(), settings, accelerator)
+        self.network = Optimisation(task.model, task.parameter_groups(), settings, accelerator, task.shardable)
         self.networks = {"model": self.network}
         if task.adversary is not None:
             groups = task.adversary_parameter_groups()
@@ -126,9 +126,6 @@ class Trainer:
         finally:
             report.close()
             self._writer.close()
-            for network in self.networks.values():
-                network.close()
-            self.accelerator.free_memory()
         if self.average is not None:
             self.average.copy_to_model()
         self.task.model.eval()
@@ -139,7 +136,6 @@ class Trainer:
         seconds_before, started = self.seconds, time.monotonic()
         while self.step < self.settings.max_train_steps:
             micro_batches = self._accumulate(sampler, batches)
-            self.accelerator.unscale_gradients()
             norms = {name: network.clip_gradients() for name, network in self.networks.items()}
             # Infinite gradients are the business of the gradient scaler, where there is one.
             judged = [] if self.accelerator.scaler is not None else list(norms.values())
@@ -152,6 +148,8 @@ class Trainer:
             for name, network in self.networks.items():
                 rests = name == "adversary" and not any("discriminator_loss" in m.losses for m in micro_batches)
                 network.step(is_skipped=failed or rests)
+            if self.accelerator.scaler is not None:
+                self.accelerator.scaler.update()
             if self.average is not None and not failed:
                 self.average.step()
             self.step += 1
@@ -217,13 +215,13 @@ class Trainer:
             torch.manual_seed(stream_key(self.seed, "step", *names) % 2**63)
             batch = {key: value.to(accelerator.device, non_blocking=True) for key, value in next(batches).items()}
             inputs = self.task.prepare_batch(batch, self.step)
-            with self.network.accumulating(is_last):
+            with self.network.accumulating(is_last), accelerator.autocast():
                 outputs = self.network.wrapped(**inputs)
                 losses = {name: value.float() for name, value in outputs.items() if value.ndim == 1}
                 accelerator.backward(losses["loss"].mean() / accumulation)
             against = None if adversary is None else self.task.adversary_batch(inputs, outputs)
             if adversary is not None and against is not None:
-                with adversary.accumulating(is_last):
+                with adversary.accumulating(is_last), accelerator.autocast():
                     answers = {name: value.float() for name, value in adversary.wrapped(**against).items()}
                     accelerator.backward(answers["loss"].mean() / accumulation)
                 losses |= {f"discriminator_{name}": value for name, value in answers.items()}

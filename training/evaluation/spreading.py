@@ -20,7 +20,10 @@ def process_state() -> PartialState:
 
 
 def spread(
-    work: Callable[[Sequence[Item]], list[Result]], items: Sequence[Item], batch_size: int, description: str
+    work: Callable[[Sequence[Item]], list[Result]],
+    items: Sequence[Item],
+    batch_size: int,
+    description: str | None = None,
 ) -> list[Result]:
     """Cut items into batches and deal them out; the batches are the same for any number of processes.
 
@@ -31,7 +34,7 @@ def spread(
         work (callable): Makes one result of each item of a batch.
         items (sequence): What is to be worked on.
         batch_size (`int`): Items of a batch; the last may have fewer.
-        description (`str`): Of the work, for the progress bar of the main process.
+        description (`str`, *optional*): Of the work, for a progress bar of the main process.
 
     Returns:
         `list`: one result an item, in order, on every process.
@@ -39,7 +42,7 @@ def spread(
     state = process_state()
     batches = [items[first : first + batch_size] for first in range(0, len(items), batch_size)]
     results: list[Result] = []
-    with tqdm(total=len(items), desc=description, disable=not state.is_main_process) as bar:
+    with tqdm(total=len(items), desc=description, disable=description is None or not state.is_main_process) as bar:
         # Gathered round by round, so that nobody waits for long and what travels stays small.
         for first in range(0, len(batches), state.num_processes):
             number = first + state.process_index

@@ -76,6 +76,7 @@ class AutoencoderTask(WithoutAdversary):
     """
 
     name = "autoencoder"
+    shardable = False
 
     def __init__(
         self, config: TrainConfig, dataset: CaptionedImages, validation_dataset: CaptionedImages | None

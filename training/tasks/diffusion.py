@@ -45,6 +45,7 @@ class DiffusionTask(WithoutAdversary):
     """
 
     name = "diffusion"
+    shardable = True
 
     def __init__(
         self,
@@ -211,7 +212,7 @@ class DiffusionTask(WithoutAdversary):
             )
             return cast(list[Image.Image], output[0])
 
-        images = spread(draw, range(count), _PICTURES_AT_A_TIME, "validation")
+        images = spread(draw, range(count), _PICTURES_AT_A_TIME)
         rows = [images] if holed is None else [holed.shown, images]
         grid = make_image_grid([image for row in rows for image in row], rows=len(rows), cols=count)
         return Validation(images={"samples": grid})

@@ -99,6 +99,7 @@ class TextEncoderTask(WithoutAdversary):
     """
 
     name = "text_encoder"
+    shardable = False
 
     def __init__(
         self, config: TrainConfig, dataset: CaptionedImages, validation_dataset: CaptionedImages | None
