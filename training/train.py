@@ -151,9 +151,7 @@ def load_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages | N
 def start_accelerator(config: TrainConfig) -> Accelerator:
     """Set up device, processes, precision and trackers; the configuration wins over the launcher's flags."""
     if config.mixed_precision == "fp16" and wants_sharding():
-        raise ConfigError(
-            "mixed_precision = 'fp16': must be no or bf16 with FSDP, whose shards have no gradient scaler"
-        )
+        raise ConfigError("mixed_precision = 'fp16': must be no or bf16 with FSDP, which has no gradient scaler")
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allow_tf32
     try:
         return Accelerator(

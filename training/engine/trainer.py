@@ -147,7 +147,7 @@ class Trainer:
             self._skipped_in_a_row = self._skipped_in_a_row + 1 if failed else 0
             for name, network in self.networks.items():
                 rests = name == "adversary" and not any("discriminator_loss" in m.losses for m in micro_batches)
-                network.step(is_skipped=failed or rests)
+                network.update(self.step + 1, is_skipped=failed or rests)
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.update()
             if self.average is not None and not failed:
@@ -295,3 +295,4 @@ class Trainer:
         self.step = state.values["step"]
         self.seconds = state.values["seconds"]
         restore_state(state, self.networks, self.average, self.accelerator.scaler)
+        self.accelerator.print(f"{self.task.name}: goes on from {checkpoint.name}")
