@@ -152,6 +152,10 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     """Set up device, processes, precision and trackers; the configuration wins over the launcher's flags."""
     if config.mixed_precision == "fp16" and wants_sharding():
         raise ConfigError("mixed_precision = 'fp16': must be no or bf16 with FSDP, which has no gradient scaler")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        raise ConfigError(
+            "the launcher asks for DeepSpeed, which is not supported; configs/accelerate/fsdp2.yaml shards too"
+        )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allow_tf32
     try:
         return Accelerator(
