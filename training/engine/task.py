@@ -34,7 +34,8 @@ class Task(Protocol):
         model (`torch.nn.Module`): Holds every trained parameter. Its `forward(**batch)` returns per-sample tensors of
             shape `(batch_size,)` by name, `"loss"` among them; the trainer takes their means in float32. Whatever is
             trained is reached through this one call, so that a distributed wrapper sees it.
-        dataset (`torch.utils.data.Dataset`): Map-style; indexed by `(sample_number, index)`.
+        dataset (`torch.utils.data.Dataset`): Map-style; indexed by `(sample_number, index)`. It may have an attribute
+            `order`, the `SampleOrder` it is read in; otherwise it is shuffled.
     """
 
     name: str

@@ -29,7 +29,7 @@ from training.engine.checkpointing import (
 from training.engine.ema import AveragedWeights
 from training.engine.interruption import RunStopped, StopSignal
 from training.engine.random_streams import stream_key
-from training.engine.sampling_order import GlobalBatchSampler
+from training.engine.sampling_order import GlobalBatchSampler, order_of
 from training.engine.task import Batch, Task
 from training.engine.tracking import MetricsLog, StageReport
 
@@ -154,12 +154,11 @@ class Trainer:
     def _batches(self) -> Iterator[Batch]:
         settings = self.settings
         sampler = GlobalBatchSampler(
-            num_samples=len(self.task.dataset),  # type: ignore[arg-type]
+            order=order_of(self.task.dataset, self.seed),
             batch_size=settings.train_batch_size,
             accumulation=settings.gradient_accumulation_steps,
             rank=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
-            seed=self.seed,
             start_step=self.step,
             max_steps=settings.max_train_steps,
         )

@@ -16,7 +16,7 @@ def test_the_shorter_side_fills_the_square_and_the_longer_is_cropped() -> None:
     for image, along in ((thirds, 0), (thirds.transpose(Image.Transpose.ROTATE_270), 1)):
         for place, color in ((0.0, (255, 0, 0)), (0.5, (0, 255, 0)), (1.0, (0, 0, 255))):
             position = (place, 0.5) if along == 0 else (0.5, place)
-            square = crop_and_resize(image, 10, position)
+            square = crop_and_resize(image, (10, 10), position)
             assert square.size == (10, 10)
             assert np.array_equal(np.asarray(square), np.broadcast_to(np.uint8(color), (10, 10, 3)))
 
@@ -24,18 +24,18 @@ def test_the_shorter_side_fills_the_square_and_the_longer_is_cropped() -> None:
 def test_shrinking_does_not_alias() -> None:
     stripes = np.zeros((128, 128, 3), dtype=np.uint8)
     stripes[:, ::2] = 255
-    small = np.asarray(crop_and_resize(Image.fromarray(stripes), 32), dtype=np.int64)[4:-4, 4:-4]
+    small = np.asarray(crop_and_resize(Image.fromarray(stripes), (32, 32)), dtype=np.int64)[4:-4, 4:-4]
     assert abs(small - 127.5).max() < 8
 
 
 def test_crop_is_that_of_the_picture_resized_whole() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
     whole = Image.fromarray(noise).resize((48, 32), Image.Resampling.LANCZOS)
-    assert np.array_equal(np.asarray(crop_and_resize(Image.fromarray(noise), 32)), np.asarray(whole)[:, 8:40])
+    assert np.array_equal(np.asarray(crop_and_resize(Image.fromarray(noise), (32, 32))), np.asarray(whole)[:, 8:40])
 
 
 def test_a_very_thin_picture_costs_no_more_than_its_square() -> None:
-    assert crop_and_resize(Image.new("RGB", (60_000, 1)), 64).size == (64, 64)
+    assert crop_and_resize(Image.new("RGB", (60_000, 1)), (64, 64)).size == (64, 64)
 
 
 def test_pixel_values_are_exact() -> None:

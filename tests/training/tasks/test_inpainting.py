@@ -23,11 +23,11 @@ def task_of(with_vae: bool = True, **settings) -> DiffusionTask:
 
 
 def test_masks_belong_to_the_sample():
-    together = draw_masks(3, range(6), 32)
-    assert (together.shape, together.dtype) == ((6, 1, 32, 32), torch.float32)
+    together = draw_masks(3, range(6), 32, 48)
+    assert (together.shape, together.dtype) == ((6, 1, 32, 48), torch.float32)
     assert set(together.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(torch.cat([draw_masks(3, [number], 32) for number in range(6)]), together)
-    assert not torch.equal(draw_masks(4, range(6), 32), together)
+    assert torch.equal(torch.cat([draw_masks(3, [number], 32, 48) for number in range(6)]), together)
+    assert not torch.equal(draw_masks(4, range(6), 32, 48), together)
 
 
 def test_the_channels_are_the_mask_and_the_masked_image():
