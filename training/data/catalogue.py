@@ -26,6 +26,7 @@ def load_captioned_images(
     *,
     dataset: str,
     resolution: int,
+    aspect_ratio_bucket_step: int | None = None,
     center_crop: bool = True,
     random_flip: bool = False,
     image_column: str = "image",
@@ -51,6 +52,8 @@ def load_captioned_images(
         dataset (`str`):
             `"digits"`, `"shapes"`, path of a folder (see `find_splits`) or name of a data set on the Hub.
         resolution (`int`): Side of the square pictures, in pixels.
+        aspect_ratio_bucket_step (`int`, *optional*): Bring training pictures to the nearest of several shapes, whose
+            sides are multiples of this (see `aspect_ratio_buckets`). Those for validation stay squares.
         center_crop (`bool`, defaults to `True`): Crop at the centre; otherwise at a random place.
         random_flip (`bool`, defaults to `False`): Mirror every other picture. Refused for `shapes`.
         image_column (`str`, defaults to `"image"`): Column of the images.
@@ -94,8 +97,14 @@ def load_captioned_images(
             dataset_config_name=dataset_config_name,
         )
         source = _load_stored(split, splits, dataset, on_bad_sample, validation_fraction, seed)
-    center_crop, random_flip = center_crop or not is_train, random_flip and is_train
-    return CaptionedImages(source, resolution, center_crop=center_crop, random_flip=random_flip, seed=seed)
+    return CaptionedImages(
+        source,
+        resolution,
+        aspect_ratio_bucket_step=aspect_ratio_bucket_step if is_train else None,
+        center_crop=center_crop or not is_train,
+        random_flip=random_flip and is_train,
+        seed=seed,
+    )
 
 
 def _check_arguments(

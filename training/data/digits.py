@@ -63,6 +63,10 @@ class DigitsSource:
         """Draw a digit on its 32x32 canvas."""
         return enlarge_digit(self.pixels[index])
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Give the size of the canvas."""
+        return CANVAS_SIZE, CANVAS_SIZE
+
     def name(self, index: int) -> str:
         """Name a digit by its split and number."""
         return f"digits, {self.split} image {index}"

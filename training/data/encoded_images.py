@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 
 from PIL import Image
 
-from sd_pipeline.images import to_rgb
+from sd_pipeline.images import to_rgb, upright_size
 from training.data.errors import DataError
 from training.data.image_source import Caption
 
@@ -60,6 +60,18 @@ class EncodedImageSource(ABC):
             with self._open(index) as opened:
                 return to_rgb(opened)
         except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over.
+            raise DataError(f"{self.name(index)}: {_reason(error)}") from error
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Read width and height of an image, upright, from its header.
+
+        Raises:
+            DataError: If it is missing, too large or no image.
+        """
+        try:
+            with self._open(index) as opened:
+                return upright_size(opened)
+        except Exception as error:  # As above.
             raise DataError(f"{self.name(index)}: {_reason(error)}") from error
 
     def problem(self, index: int, verify: bool) -> str | None:

@@ -25,6 +25,10 @@ class ImageSource(Protocol):
         """Give an image whole, upright and in RGB."""
         ...
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Give width and height of an image, as `image` gives it, without decoding it."""
+        ...
+
     def name(self, index: int) -> str:
         """Name a sample so that a person finds it: its file, or its row."""
         ...
@@ -52,6 +56,10 @@ class SourceSubset:
     def image(self, index: int) -> Image.Image:
         """Give an image of the subset."""
         return self.source.image(self.indices[index])
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Give width and height of an image of the subset."""
+        return self.source.image_size(self.indices[index])
 
     def name(self, index: int) -> str:
         """Name a sample as the whole source names it."""

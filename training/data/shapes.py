@@ -178,6 +178,10 @@ class ShapesSource:
         """Draw the picture of a scene."""
         return render(self.scene(index), self.size)
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Give width and height of a picture."""
+        return self.size, self.size
+
     def name(self, index: int) -> str:
         """Name a scene by its seed and number."""
         return f"shapes, scene {self.scene_numbers[index]} of seed {self.seed}"

@@ -1,14 +1,15 @@
-"""The order of samples, as a pure function of (seed, epoch, global sample number).
+"""The order of samples, as a pure function of (seed, global sample number, size of the global batch).
 
-Global sample numbers count from 0 at the start of a stage and never repeat; the index into the data set of a number is
-read off the shuffled order of its epoch. Batches run across the ends of epochs, so every global batch is full. Nothing
-here depends on the number of processes except which rows of a global batch a process takes.
+Global sample numbers count from 0 at the start of a stage and never repeat; an order tells the index into the data set
+of each. Batches run across the ends of epochs, so every global batch is full. Nothing here depends on the number of
+processes except which rows of a global batch a process takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any, Protocol
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -33,19 +34,49 @@ def epoch_order(seed: int, epoch: int, num_samples: int) -> np.ndarray:
     return sample_rng(seed, "order", epoch).permutation(num_samples)
 
 
-def index_of(seed: int, sample_number: int, num_samples: int) -> int:
-    """Return the index into the data set of a global sample number.
+class SampleOrder(Protocol):
+    """Tells which sample comes when. A data set that has one as its attribute `order` is read in that order."""
+
+    def index(self, sample_number: int, global_batch_size: int) -> int:
+        """Return the index into the data set of a global sample number.
+
+        It is a pure function of its arguments and of what the order was made from, so that a run can be resumed at any
+        step and split over processes in any way.
+
+        Args:
+            sample_number (`int`): Global sample number; those of step s are [s G, (s + 1) G).
+            global_batch_size (`int`): G.
+        """
+        ...
+
+
+class ShuffledOrder:
+    """Every epoch is a new permutation of the whole data set.
 
     Args:
-        seed (`int`): The seed of the run.
-        sample_number (`int`): Global sample number.
         num_samples (`int`): Size of the data set.
-
-    Returns:
-        `int` in [0, num_samples).
+        seed (`int`): The seed of the run.
     """
-    epoch, position = divmod(sample_number, num_samples)
-    return int(epoch_order(seed, epoch, num_samples)[position])
+
+    def __init__(self, num_samples: int, seed: int) -> None:
+        self.num_samples = num_samples
+        self.seed = seed
+
+    def index(self, sample_number: int, global_batch_size: int) -> int:
+        """Read the index of a sample number off its epoch; where batches begin does not matter."""
+        epoch, position = divmod(sample_number, self.num_samples)
+        return int(epoch_order(self.seed, epoch, self.num_samples)[position])
+
+
+def order_of(dataset: Any, seed: int) -> SampleOrder:
+    """Return the order of a data set's own (its attribute `order`), else a shuffled one.
+
+    Args:
+        dataset (`torch.utils.data.Dataset`): Map-style.
+        seed (`int`): The seed of the run.
+    """
+    own: SampleOrder | None = getattr(dataset, "order", None)
+    return ShuffledOrder(len(dataset), seed) if own is None else own
 
 
 class GlobalBatchSampler(Sampler[list[SampleKey]]):
@@ -55,33 +86,30 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
     process r takes the rows [(a R + r) B, (a R + r + 1) B) of it.
 
     Args:
-        num_samples (`int`): Size of the data set.
+        order (`SampleOrder`): Which sample of the data set each sample number is.
         batch_size (`int`): B, rows of a micro-batch of one process.
         accumulation (`int`): Micro-batches of a step.
         rank (`int`): r, this process.
         num_processes (`int`): R.
-        seed (`int`): The seed of the run.
         start_step (`int`): Steps that are done.
         max_steps (`int`): Steps in all.
     """
 
     def __init__(
         self,
-        num_samples: int,
+        order: SampleOrder,
         batch_size: int,
         accumulation: int,
         rank: int,
         num_processes: int,
-        seed: int,
         start_step: int,
         max_steps: int,
     ) -> None:
-        self.num_samples = num_samples
+        self.order = order
         self.batch_size = batch_size
         self.accumulation = accumulation
         self.rank = rank
         self.num_processes = num_processes
-        self.seed = seed
         self.steps = range(start_step, max_steps)
 
     @property
@@ -102,4 +130,4 @@ class GlobalBatchSampler(Sampler[list[SampleKey]]):
         row = (micro_batch * self.num_processes + self.rank) * self.batch_size
         first = step * self.global_batch_size + row
         numbers = range(first, first + self.batch_size)
-        return [(number, index_of(self.seed, number, self.num_samples)) for number in numbers]
+        return [(number, self.order.index(number, self.global_batch_size)) for number in numbers]

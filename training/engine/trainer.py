@@ -35,7 +35,7 @@ from training.engine.non_finite import (
 )
 from training.engine.optimisation import Optimisation
 from training.engine.random_streams import stream_key
-from training.engine.sampling_order import GlobalBatchSampler
+from training.engine.sampling_order import GlobalBatchSampler, order_of
 from training.engine.task import Batch, Task
 from training.engine.tracking import MetricsLog, StageReport
 from training.engine.training_state import gather_state, restore_state
@@ -182,12 +182,11 @@ class Trainer:
 
     def _sampler(self) -> GlobalBatchSampler:
         return GlobalBatchSampler(
-            num_samples=len(self.task.dataset),  # type: ignore[arg-type]
+            order=order_of(self.task.dataset, self.seed),
             batch_size=self.settings.train_batch_size,
             accumulation=self.settings.gradient_accumulation_steps,
             rank=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
-            seed=self.seed,
             start_step=self.step,
             max_steps=self.settings.max_train_steps,
         )

@@ -58,7 +58,7 @@ class DiffusionTask(WithoutAdversary):
         self.settings: DiffusionConfig = config.diffusion
         self.frozen = frozen
         self.pretrained = pretrained
-        self.pictures = dataset
+        self.pictures = dataset.squares()
         self.dataset: Dataset[Any] = self._cached(dataset)
         self.captions = dataset.captions
         resolution, vae = config.data.resolution, frozen.vae
@@ -115,17 +115,18 @@ class DiffusionTask(WithoutAdversary):
             for key in ("pixel_values", "latent_mean", "latent_std")
             if key in samples[0]
         }
+        shape = self._shape_of_latents(batch)
         if self.frozen.vae is not None and self.settings.sample_posterior:
-            batch["posterior_noise"] = standard_normal(seed, "diffusion/posterior", numbers, self.latent_shape)
+            batch["posterior_noise"] = standard_normal(seed, "diffusion/posterior", numbers, shape)
             if self.settings.inpainting:
                 # Noise of its own: shared, it would tell the U-Net what is random in the latents that it is to find.
                 name = "diffusion/masked_posterior"
-                batch["masked_posterior_noise"] = standard_normal(seed, name, numbers, self.latent_shape)
+                batch["masked_posterior_noise"] = standard_normal(seed, name, numbers, shape)
         if self.settings.inpainting:
-            batch["mask"] = draw_masks(seed, numbers, self.config.data.resolution)
-        batch["noise"] = standard_normal(seed, "diffusion/noise", numbers, self.latent_shape)
+            batch["mask"] = draw_masks(seed, numbers, *batch["pixel_values"].shape[-2:])
+        batch["noise"] = standard_normal(seed, "diffusion/noise", numbers, shape)
         if self.settings.noise_offset:
-            offset = standard_normal(seed, "diffusion/offset", numbers, (self.latent_shape[0], 1, 1))
+            offset = standard_normal(seed, "diffusion/offset", numbers, (shape[0], 1, 1))
             batch["noise"] += self.settings.noise_offset * offset
         num_timesteps = self.scheduler.config["num_train_timesteps"]
         batch["timesteps"] = draw_timesteps(self.settings, seed, numbers, num_timesteps)
@@ -137,6 +138,13 @@ class DiffusionTask(WithoutAdversary):
             batch["input_ids"] = tokenize(self.frozen.tokenizer, distinct)
             batch["caption_rows"] = torch.tensor([distinct.index(caption) for caption in captions])
         return batch
+
+    def _shape_of_latents(self, batch: Batch) -> tuple[int, ...]:
+        """Tell the shape of one sample's latents; all samples of a batch have one shape."""
+        if "latent_mean" in batch:
+            return tuple(batch["latent_mean"].shape[1:])
+        height, width = (side // self.factor for side in batch["pixel_values"].shape[-2:])
+        return self.latent_shape[0], height, width
 
     @torch.no_grad()
     def prepare_batch(self, batch: Batch, step: int) -> Batch:

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import torch
 
-from sd_pipeline import SDDDPMScheduler, SDInpaintPipeline
+from sd_pipeline import SDDDPMScheduler, SDInpaintPipeline, SDUNet2DConditionModel
 from sd_pipeline.pipelines.scheduler_use import Scheduler
 from training.config import ConfigError, TrainConfig
 from training.tasks.components import (
@@ -15,6 +15,7 @@ from training.tasks.components import (
     build_text_model,
     build_unet,
     build_vae,
+    downsampling_factor,
     load_text_encoder,
 )
 from training.tasks.pretrained import load_pretrained
@@ -36,6 +37,8 @@ def check_models(
         ConfigError: Names the block at fault.
     """
     pretrained = pretrained or load_pretrained(config)
+    if config.data.aspect_ratio_bucket_step is not None:
+        _check_bucket_step(config, config.data.aspect_ratio_bucket_step, finished, pretrained)
     if pretrained is not None:
         _check_cache(config, has_vae=pretrained.vae is not None)
         scheduler = build_scheduler(config, pretrained.vae is None, pretrained.scheduler)
@@ -61,6 +64,25 @@ def check_models(
         has_vae = "autoencoder" in {*config.stages, *finished}
         _check_cache(config, has_vae)
         _check_sampler(config, build_scheduler(config, in_pixel_space=not has_vae))
+
+
+def _check_bucket_step(
+    config: TrainConfig, step: int, finished: Collection[str], pretrained: SDInpaintPipeline | None
+) -> None:
+    """Refuse sizes that the models cannot halve as often as they do."""
+    vae, unet = (None, None) if pretrained is None else (pretrained.vae, pretrained.unet)
+    with torch.device("meta"):
+        if pretrained is None and "autoencoder" in {*config.stages, *finished}:
+            vae = build_vae(config)
+        if pretrained is None and "diffusion" in config.stages:
+            unet = build("diffusion.unet", SDUNet2DConditionModel, config.diffusion.unet)
+    of_vae = 1 if vae is None else downsampling_factor(vae)
+    of_unet = 1 if unet is None else downsampling_factor(unet)
+    if step % (of_vae * of_unet):
+        raise ConfigError(
+            f"data.aspect_ratio_bucket_step = {step}: must be a multiple of {of_vae * of_unet}, as the autoencoder "
+            f"shrinks pictures by {of_vae} and the U-Net what it sees by {of_unet}"
+        )
 
 
 def _check_cache(config: TrainConfig, has_vae: bool) -> None:

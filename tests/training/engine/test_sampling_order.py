@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from training.engine.sampling_order import GlobalBatchSampler, epoch_order, index_of
+from training.engine.sampling_order import GlobalBatchSampler, ShuffledOrder, epoch_order, order_of
 
 GLOBAL_BATCH = 12
 
@@ -22,7 +22,8 @@ def sampler(
     start_step: int = 0,
     max_steps: int = 9,
 ) -> GlobalBatchSampler:
-    return GlobalBatchSampler(num_samples, batch_size, accumulation, rank, num_processes, seed, start_step, max_steps)
+    order = ShuffledOrder(num_samples, seed)
+    return GlobalBatchSampler(order, batch_size, accumulation, rank, num_processes, start_step, max_steps)
 
 
 def flat(batches) -> list[tuple[int, int]]:
@@ -43,8 +44,20 @@ def test_epochs_and_seeds_differ():
 
 
 def test_an_index_is_read_off_its_epoch():
-    assert [index_of(3, number, 5) for number in range(10)] == [*epoch_order(3, 0, 5), *epoch_order(3, 1, 5)]
-    assert index_of(3, 5_000_000, 5) == epoch_order(3, 1_000_000, 5)[0]
+    order = ShuffledOrder(5, 3)
+    assert [order.index(number, 4) for number in range(10)] == [*epoch_order(3, 0, 5), *epoch_order(3, 1, 5)]
+    assert order.index(5_000_000, 1) == order.index(5_000_000, 7) == epoch_order(3, 1_000_000, 5)[0]
+
+
+def test_a_data_set_may_have_an_order_of_its_own():
+    class Images(list):
+        order = None
+
+    images = Images(range(5))
+    assert [order_of(images, 3).index(number, 4) for number in range(5)] == epoch_order(3, 0, 5).tolist()
+    images.order = ShuffledOrder(2, 0)
+    assert order_of(images, 3) is images.order
+    assert [order_of(list(range(5)), 3).index(0, 1)] == epoch_order(3, 0, 5)[:1].tolist()
 
 
 def test_each_sample_is_seen_once_an_epoch_across_full_batches():
