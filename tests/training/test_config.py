@@ -61,6 +61,8 @@ IMPOSSIBLE = [
     ),
     ("diffusion.cache_latents", True, {"data.random_flip": True}),
     ("diffusion.cache_latents", True, {"data.center_crop": False}),
+    ("diffusion.latent_cache_dir", "latents", {}),
+    ("diffusion.latent_cache_dir", " ", {"diffusion.cache_latents": True}),
     ("evaluation.num_inference_steps", 0, {}),
     ("evaluation.guidance_scale", -1.0, {}),
     ("evaluation.guidance_scale", INF, {}),
