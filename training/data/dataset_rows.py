@@ -71,7 +71,7 @@ class DatasetRowsSource(EncodedImageSource):
 
     def fingerprint(self) -> str:
         """Give the rows' own fingerprint with the image column, and the state of files that the rows only name."""
-        return f"rows {self._identity}: {digest(file_stamps(_named_files(self.images)))}"
+        return f"rows {self._identity}, files {digest(file_stamps(_named_files(self.images)))}"
 
     def _held(self, index: int) -> dict[str, Any]:
         return self.images[index]["image"] or {"bytes": None, "path": None}

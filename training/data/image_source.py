@@ -65,4 +65,4 @@ class SourceSubset:
 
     def fingerprint(self) -> str:
         """Give the whole's fingerprint with the indices."""
-        return f"{len(self.indices)} of {self.source.fingerprint()}: {digest(self.indices)}"
+        return f"{self.source.fingerprint()}, indices {digest(self.indices)}"

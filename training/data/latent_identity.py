@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import uuid
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -161,8 +162,8 @@ def _named(folder: Path) -> str:
 
 
 def _short(value: object) -> str:
-    text = str(value)
-    return text[:12] if len(text) == 64 else text
+    """Cut hashes for a person."""
+    return re.sub(r"\b[0-9a-f]{64}\b", lambda found: found[0][:12], str(value))
 
 
 def _read(folder: Path) -> dict[str, Any]:
