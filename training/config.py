@@ -179,6 +179,11 @@ class TrainConfig:
         allowed = "false with data.aspect_ratio_bucket_step, which gives the latents several shapes"
         require(not (self.diffusion.cache_latents and has_shapes), "diffusion.cache_latents", True, allowed)
 
+    @property
+    def latent_cache_dir(self) -> str:
+        """The folder of the encoded images."""
+        return self.diffusion.latent_cache_dir or f"{self.output_dir}/latents"
+
     def stage(self, name: str) -> StageConfig:
         """Return the block of the stage `name`, without steps where there is nothing to train by itself."""
         block: StageConfig = getattr(self, name)

@@ -65,6 +65,8 @@ IMPOSSIBLE = [
     ("data.aspect_ratio_bucket_step", 0, {}),
     ("data.aspect_ratio_bucket_step", 12, {}),
     ("data.aspect_ratio_bucket_step", 128, {}),
+    ("diffusion.latent_cache_dir", "latents", {}),
+    ("diffusion.latent_cache_dir", " ", {"diffusion.cache_latents": True}),
     ("evaluation.num_inference_steps", 0, {}),
     ("evaluation.guidance_scale", -1.0, {}),
     ("evaluation.guidance_scale", INF, {}),

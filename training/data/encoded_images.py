@@ -50,6 +50,10 @@ class EncodedImageSource(ABC):
     def name(self, index: int) -> str:
         """Name a sample so that a person finds it: its file, or its row."""
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Give a text that is another one where the images are others, the same in every process; captions aside."""
+
     def image(self, index: int) -> Image.Image:
         """Decode an image, upright and in RGB.
 

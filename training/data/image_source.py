@@ -7,6 +7,8 @@ from typing import Protocol
 
 from PIL import Image
 
+from training.data.fingerprints import digest
+
 Caption = str | Sequence[str]
 """One caption, or several of which training draws one each time it sees the image."""
 
@@ -31,6 +33,10 @@ class ImageSource(Protocol):
 
     def name(self, index: int) -> str:
         """Name a sample so that a person finds it: its file, or its row."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Give a text that is another one where the images are others, the same in every process; captions aside."""
         ...
 
 
@@ -64,3 +70,7 @@ class SourceSubset:
     def name(self, index: int) -> str:
         """Name a sample as the whole source names it."""
         return self.source.name(self.indices[index])
+
+    def fingerprint(self) -> str:
+        """Give the whole's fingerprint with the indices."""
+        return f"{self.source.fingerprint()}, indices {digest(self.indices)}"

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+TRANSFORMS_VERSION = 1
+"""To be raised when a picture gives other `pixel_values`, here or in what makes it RGB: older latents are refused."""
+
 
 def crop_and_resize(
     image: Image.Image, size: tuple[int, int], position: tuple[float, float] = (0.5, 0.5)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 
 from sd_pipeline import SDDDPMScheduler, SDInpaintPipeline, SDUNet2DConditionModel
 from sd_pipeline.pipelines.scheduler_use import Scheduler
 from training.config import ConfigError, TrainConfig
+from training.data.latent_identity import check_cache_folder
 from training.tasks.components import (
     build,
     build_clip_model,
@@ -35,6 +37,7 @@ def check_models(
 
     Raises:
         ConfigError: Names the block at fault.
+        DataError: If the folder of the latent cache holds something else, or cannot be made.
     """
     pretrained = pretrained or load_pretrained(config)
     if config.data.aspect_ratio_bucket_step is not None:
@@ -88,6 +91,8 @@ def _check_bucket_step(
 def _check_cache(config: TrainConfig, has_vae: bool) -> None:
     if config.diffusion.cache_latents and not has_vae:
         raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
+    if config.diffusion.cache_latents:
+        check_cache_folder(Path(config.latent_cache_dir).expanduser(), {})
 
 
 def _check_sampler(config: TrainConfig, scheduler: SDDDPMScheduler, of_pretrained: Scheduler | None = None) -> None:
