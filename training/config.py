@@ -1,7 +1,7 @@
 """The configuration of a run: frozen dataclasses, validated as they are built. Imports nothing else of the project.
 
-One YAML file is one whole run, and its keys are the fields below. The blocks of the stages are in `config_stages.py`
-and `config_diffusion.py`; reading, writing and comparing configurations is in `config_io.py`.
+One YAML file is one whole run, and its keys are the fields below. The blocks of the stages are in `config_stages.py`,
+`config_autoencoder.py` and `config_diffusion.py`; reading, writing and comparing configurations is in `config_io.py`.
 """
 
 from __future__ import annotations
@@ -9,17 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
+from training.config_autoencoder import AdversarialConfig, AutoencoderConfig, PerceptualConfig
 from training.config_diffusion import DiffusionConfig, LoraConfig
-from training.config_stages import AutoencoderConfig, ConfigError, StageConfig, TextEncoderConfig, require
+from training.config_stages import ConfigError, StageConfig, TextEncoderConfig, require
 
 __all__ = [
     "STAGES",
+    "AdversarialConfig",
     "AutoencoderConfig",
     "ConfigError",
     "DataConfig",
     "DiffusionConfig",
     "EvaluationConfig",
     "LoraConfig",
+    "PerceptualConfig",
     "StageConfig",
     "TextEncoderConfig",
     "TrainConfig",

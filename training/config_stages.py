@@ -1,4 +1,4 @@
-"""How a stage is trained, and the blocks of the first two stages. Imports nothing of the project.
+"""How a stage is trained, and the block of the first one. Imports nothing of the project.
 
 The keys of a model are the arguments of its class; a model block that is given replaces the default as a whole.
 """
@@ -37,16 +37,6 @@ def _default_vision_model() -> dict[str, Any]:
         "num_hidden_layers": 4,
         "num_attention_heads": 4,
         "patch_size": 8,
-    }
-
-
-def _default_vae() -> dict[str, Any]:
-    return {
-        "block_out_channels": [32, 64, 128],
-        "down_block_types": ["DownEncoderBlock2D"] * 3,
-        "up_block_types": ["UpDecoderBlock2D"] * 3,
-        "layers_per_block": 1,
-        "latent_channels": 4,
     }
 
 
@@ -174,31 +164,3 @@ class TextEncoderConfig(StageConfig):
                 self.gradient_accumulation_steps,
                 "1, since a contrastive loss compares all pairs of a batch and is no mean over micro-batches",
             )
-
-
-@dataclass(frozen=True)
-class AutoencoderConfig(StageConfig):
-    """The KL autoencoder, trained on the evidence lower bound.
-
-    Args:
-        vae: Keyword arguments of `SDAutoencoderKL`.
-        likelihood: `gaussian` (report eq. 8-9) or `bernoulli` (binary cross-entropy).
-        likelihood_std: Standard deviation of the Gaussian likelihood, in units of pixel values in [-1, 1].
-        kl_scale: Factor of the KL divergence; 1 is the bound itself.
-    """
-
-    vae: dict[str, Any] = field(default_factory=_default_vae)
-    likelihood: Literal["gaussian", "bernoulli"] = "gaussian"
-    likelihood_std: float = 0.1
-    kl_scale: float = 1.0
-
-    @property
-    def stage(self) -> str:
-        """The name of the block in the configuration."""
-        return "autoencoder"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        std, scale = self.likelihood_std, self.kl_scale
-        require(0 < std < INFINITY, "autoencoder.likelihood_std", std, "above 0 and finite")
-        require(0 <= scale < INFINITY, "autoencoder.kl_scale", scale, "at least 0 and finite")

@@ -219,7 +219,8 @@ def build_task(
     if stage == "text_encoder":
         return TextEncoderTask(config, dataset, validation_dataset)
     if stage == "autoencoder":
-        return AutoencoderTask(config, dataset, validation_dataset)
+        clip = folder.result("text_encoder") / "clip"
+        return AutoencoderTask(config, dataset, validation_dataset, clip if clip.is_dir() else None, device)
     pretrained = load_pretrained(config)
     if pretrained is not None:
         return DiffusionTask(config, dataset, frozen_models_of(pretrained, device), pretrained)

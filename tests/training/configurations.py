@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from tests.training.runs import tiny_config
 from training.config import (
@@ -40,8 +41,19 @@ WITHOUT_TEXT = {
 
 def config_of(mapping: Mapping[str, Any]) -> TrainConfig:
     """Build a configuration from nested blocks."""
-    blocks = {name: kind(**mapping[name]) for name, kind in BLOCKS.items() if name in mapping}
+    blocks = {name: block_of(kind, mapping[name]) for name, kind in BLOCKS.items() if name in mapping}
     return TrainConfig(**{**mapping, **blocks})
+
+
+def block_of(kind: type, mapping: Mapping[str, Any]) -> Any:
+    """Build a block, and the blocks in it."""
+    types = get_type_hints(kind)
+    return kind(
+        **{
+            key: block_of(types[key], value) if dataclasses.is_dataclass(types.get(key)) and value else value
+            for key, value in mapping.items()
+        }
+    )
 
 
 def with_values(values: Mapping[str, Any], base: Mapping[str, Any] | None = None) -> dict[str, Any]:

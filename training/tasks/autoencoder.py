@@ -1,4 +1,4 @@
-"""The second stage: the KL autoencoder, trained on the evidence lower bound (report, section 2)."""
+"""The second stage: the KL autoencoder, on the evidence lower bound (report, section 2) and what is added to it."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any
 
 import torch
 from diffusers.utils import make_image_grid
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
+from transformers import CLIPModel
 
-from sd_pipeline import SDAutoencoderKL
 from sd_pipeline.latents import fold_latent_statistics
-from training.config import AutoencoderConfig, TrainConfig
+from training.config import ConfigError, TrainConfig
 from training.data.captioned_images import CaptionedImages, SampleKey
 from training.data.pictures import to_picture
 from training.engine.random_streams import standard_normal
-from training.engine.task import Batch, Validation, WithoutAdversary
-from training.evaluation.reconstruction import psnr, reconstruct
-from training.tasks.components import build_vae, downsampling_factor
-from training.tasks.losses import bernoulli_nll, gaussian_nll
+from training.engine.task import Batch, Validation
+from training.evaluation.reconstruction import compare_reconstructions
+from training.tasks.autoencoder_loss import AutoencoderLoss
+from training.tasks.components import build_discriminator, build_vae, downsampling_factor
 from training.tasks.parameter_groups import decay_matrices_only
+from training.tasks.perceptual_distance import MISSING_CLIP, load_perceptual_distance
 
 _VALIDATION_IMAGES = 256
 _PICTURES = 8
@@ -31,55 +31,28 @@ _PICTURES = 8
 _STATISTICS_IMAGES = 10_000
 
 
-class EvidenceLowerBound(torch.nn.Module):
-    """The autoencoder with its loss: the negative evidence lower bound (report eq. 8), in nats a pixel value.
-
-    Args:
-        vae (`SDAutoencoderKL`): The autoencoder.
-        config (`AutoencoderConfig`): Likelihood and factor of the KL divergence.
-    """
-
-    def __init__(self, vae: SDAutoencoderKL, config: AutoencoderConfig) -> None:
-        super().__init__()
-        self.vae = vae
-        self.config = config
-
-    def forward(self, pixel_values: torch.Tensor, noise: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Encode, reparameterise (report eq. 11), decode.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): In [-1, 1].
-            noise (`torch.Tensor` of the latents' shape): Standard normal.
-
-        Returns:
-            `dict` of tensors of shape `(batch_size,)`: `"loss"`, and its parts `"reconstruction"` and `"kl"`.
-        """
-        posterior = self.vae.encode(pixel_values).latent_dist
-        latents = posterior.mean + posterior.std * noise
-        decoded = self.vae.decode(latents.to(pixel_values.dtype)).sample
-        num_values = pixel_values[0].numel()
-        if self.config.likelihood == "gaussian":
-            reconstruction = gaussian_nll(pixel_values, decoded, self.config.likelihood_std) / num_values
-        else:
-            reconstruction = bernoulli_nll(pixel_values, decoded) / num_values
-        kl = posterior.kl() / num_values
-        return {"loss": reconstruction + self.config.kl_scale * kl, "reconstruction": reconstruction, "kl": kl}
-
-
-class AutoencoderTask(WithoutAdversary):
-    """Trains the autoencoder; its export has standard latents.
+class AutoencoderTask:
+    """Trains the autoencoder, against a discriminator if asked; its export has standard latents.
 
     Args:
         config (`TrainConfig`): The run.
         dataset (`CaptionedImages`): Training images.
         validation_dataset (`CaptionedImages`, *optional*): Held-out ones.
+        clip_folder (`Path`, *optional*): The CLIP of the run's contrastive text encoder, whose image tower compares
+            images where the run names no other, and measures the distance of reconstructions.
+        device (`torch.device`, *optional*): Where the frozen networks go.
     """
 
     name = "autoencoder"
     shardable = False
 
     def __init__(
-        self, config: TrainConfig, dataset: CaptionedImages, validation_dataset: CaptionedImages | None
+        self,
+        config: TrainConfig,
+        dataset: CaptionedImages,
+        validation_dataset: CaptionedImages | None,
+        clip_folder: Path | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.config = config
         self.pictures = dataset
@@ -89,7 +62,16 @@ class AutoencoderTask(WithoutAdversary):
         self.vae = build_vae(config)
         if config.autoencoder.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
-        self.model = EvidenceLowerBound(self.vae, config.autoencoder)
+        settings = config.autoencoder
+        self.adversary = build_discriminator(settings.adversarial) if settings.adversarial.scale > 0 else None
+        self.clip_folder = clip_folder
+        perceptual = None
+        if settings.perceptual.scale > 0:
+            path = settings.perceptual.model_name_or_path or clip_folder
+            if path is None:
+                raise ConfigError(MISSING_CLIP)
+            perceptual = load_perceptual_distance(path).to(device)
+        self.model = AutoencoderLoss(self.vae, settings, perceptual, self.adversary)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups."""
@@ -106,24 +88,40 @@ class AutoencoderTask(WithoutAdversary):
             "noise": standard_normal(self.config.seed, "autoencoder/posterior", numbers, shape),
         }
 
+    def adversary_parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameter groups of the discriminator's optimizer."""
+        settings = self.config.autoencoder
+        rate = settings.adversarial.learning_rate or settings.learning_rate
+        return [] if self.adversary is None else decay_matrices_only(self.adversary, lr=rate)
+
     def prepare_batch(self, batch: Batch, step: int) -> Batch:
-        """Nothing here is frozen."""
-        return batch
+        """Say whether the discriminator takes part by now; what is frozen belongs to the loss."""
+        has_started = step >= self.config.autoencoder.adversarial.start_step
+        return {**batch, "is_judged": torch.tensor(self.adversary is not None and has_started)}
+
+    def adversary_batch(self, batch: Batch, outputs: Batch) -> Batch | None:
+        """Hand images and reconstructions to the discriminator, once it takes part."""
+        if not batch["is_judged"]:
+            return None
+        return {"real": batch["pixel_values"], "fake": outputs["decoded"].detach()}
 
     def sample_name(self, index: int) -> str:
         """Name a sample by its file, its row or its number."""
         return self.pictures.source.name(index)
 
     def validate(self, step: int) -> Validation:
-        """Measure the PSNR of held-out images through the posterior's mode, and draw some of them."""
+        """Compare held-out images with their reconstructions through the posterior's mode, and draw some of them."""
         if not self.validation_dataset:
             return Validation()
+        clip = None
+        if self.clip_folder is not None:
+            clip = CLIPModel.from_pretrained(self.clip_folder)
+            clip.to(self.vae.device)  # type: ignore[arg-type]
         count = min(len(self.validation_dataset), _VALIDATION_IMAGES)
-        originals = torch.stack([self.validation_dataset[index]["pixel_values"] for index in range(count)])
-        decoded = reconstruct(self.vae, originals)
-        pictures = [to_picture(image) for image in (*originals[:_PICTURES], *decoded[:_PICTURES])]
-        grid: Image.Image = make_image_grid(pictures, rows=2, cols=len(pictures) // 2)
-        return Validation({"psnr": float(psnr(decoded, originals).mean())}, {"reconstruction": grid})
+        metrics, pairs = compare_reconstructions(self.vae, self.validation_dataset, count, clip)
+        shown = pairs[:_PICTURES]
+        pictures = [to_picture(pair[side]) for side in (0, 1) for pair in shown]
+        return Validation(metrics, {"reconstruction": make_image_grid(pictures, rows=2, cols=len(shown))})
 
     def export(self, folder: Path) -> None:
         """Measure the latents, fold their statistics and write `vae`."""

@@ -12,7 +12,8 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
 from sd_pipeline import SDAutoencoderKL, SDUNet2DConditionModel
-from training.config import ConfigError, TextEncoderConfig, TrainConfig
+from training.config import AdversarialConfig, ConfigError, TextEncoderConfig, TrainConfig
+from training.tasks.patch_discriminator import PatchDiscriminator
 
 T = TypeVar("T")
 
@@ -122,6 +123,11 @@ def build_vae(config: TrainConfig) -> SDAutoencoderKL:
             f"data.resolution = {config.data.resolution}: must be a multiple of {factor}, as autoencoder.vae shrinks"
         )
     return vae
+
+
+def build_discriminator(config: AdversarialConfig) -> PatchDiscriminator:
+    """Build the autoencoder's discriminator with random weights."""
+    return PatchDiscriminator(3, config.base_channels, config.num_layers, config.loss)
 
 
 def downsampling_factor(model: SDAutoencoderKL | SDUNet2DConditionModel) -> int:

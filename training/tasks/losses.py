@@ -25,6 +25,22 @@ def gaussian_nll(pixel_values: torch.Tensor, mean: torch.Tensor, std: float) -> 
     return (pixel_values.float() - mean.float()).square().flatten(1).sum(1) / (2 * std**2)
 
 
+def laplace_nll(pixel_values: torch.Tensor, mean: torch.Tensor, std: float) -> torch.Tensor:
+    """Negative log-likelihood of pixels under independent Laplacians, without its constant.
+
+    -ln p(x|z) = |x - D(z)|_1 / b + const, b = std / sqrt(2), the scale of the Laplacian with that standard deviation.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(batch_size, ...)`): x, in [-1, 1].
+        mean (`torch.Tensor`, same shape): D(z).
+        std (`float`): Standard deviation of the likelihood.
+
+    Returns:
+        `torch.Tensor` of shape `(batch_size,)`, float32: nats an image.
+    """
+    return (pixel_values.float() - mean.float()).abs().flatten(1).sum(1) * (2**0.5 / std)
+
+
 def bernoulli_nll(pixel_values: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     """Binary cross-entropy of grey values, the report's choice (section 2.5).
 

@@ -14,12 +14,14 @@ from training.data.latent_identity import check_cache_folder
 from training.tasks.components import (
     build,
     build_clip_model,
+    build_discriminator,
     build_text_model,
     build_unet,
     build_vae,
     downsampling_factor,
     load_text_encoder,
 )
+from training.tasks.perceptual_distance import MISSING_CLIP, load_perceptual_distance
 from training.tasks.pretrained import load_pretrained
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
 
@@ -47,6 +49,8 @@ def check_models(
         scheduler = build_scheduler(config, pretrained.vae is None, pretrained.scheduler)
         _check_sampler(config, scheduler, pretrained.scheduler)
         return
+    if "autoencoder" in config.stages:
+        _check_perceptual(config, finished)
     resolution = config.data.resolution
     hidden = _check_text_encoder(config) if "text_encoder" in config.stages else None
     with torch.device("meta"), torch.no_grad():
@@ -57,6 +61,12 @@ def check_models(
             latents = build("autoencoder.vae", vae.encode, {"x": pixels}).latent_dist.mode()
             build("autoencoder.vae", vae.decode, {"z": latents})
             channels, size = latents.shape[1], latents.shape[2]
+            if config.autoencoder.adversarial.scale > 0:
+                build(
+                    "autoencoder.adversarial.num_layers",
+                    build_discriminator(config.autoencoder.adversarial).logits,
+                    {"pixel_values": pixels},
+                )
         if "diffusion" in config.stages and set(finished) <= set(config.stages):
             unet = build_unet(config, channels, size, hidden)
             text = None if hidden is None else torch.zeros(1, 7, hidden)
@@ -86,6 +96,17 @@ def _check_bucket_step(
             f"data.aspect_ratio_bucket_step = {step}: must be a multiple of {of_vae * of_unet}, as the autoencoder "
             f"shrinks pictures by {of_vae} and the U-Net what it sees by {of_unet}"
         )
+
+
+def _check_perceptual(config: TrainConfig, finished: Collection[str]) -> None:
+    """Refuse a perceptual distance without a network."""
+    settings = config.autoencoder.perceptual
+    if settings.scale == 0:
+        return
+    if settings.model_name_or_path is not None:
+        load_perceptual_distance(settings.model_name_or_path)
+    elif config.text_encoder.training != "contrastive" or "text_encoder" not in {*config.stages, *finished}:
+        raise ConfigError(MISSING_CLIP)
 
 
 def _check_cache(config: TrainConfig, has_vae: bool) -> None:

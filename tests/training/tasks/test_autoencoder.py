@@ -16,7 +16,8 @@ from training.config import AutoencoderConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.image_folder import ImageFolderSource
 from training.engine.random_streams import standard_normal
-from training.tasks.autoencoder import AutoencoderTask, EvidenceLowerBound
+from training.tasks.autoencoder import AutoencoderTask
+from training.tasks.autoencoder_loss import AutoencoderLoss
 from training.tasks.losses import bernoulli_nll
 
 NUM_VALUES = 3 * 32 * 32
@@ -40,7 +41,7 @@ def encode_and_decode(vae: SDAutoencoderKL) -> tuple:
 def test_the_loss_is_report_equation_9():
     """1/2 |x - D(z)|^2 + 1/2 (N sigma^2 + |E(x)|^2 - N - 2 N ln sigma), one sigma an image, here a pixel value."""
     vae = tiny_vae(posterior="isotropic")
-    output = EvidenceLowerBound(vae, AutoencoderConfig(likelihood_std=1.0))(pixels(), noise())
+    output = AutoencoderLoss(vae, AutoencoderConfig(likelihood_std=1.0))(pixels(), noise())
     posterior, decoded = encode_and_decode(vae)
     sigma, n = posterior.std.flatten(1)[:, 0], posterior.mean[0].numel()
     distance = (pixels() - decoded).flatten(1).norm(dim=1).square()
@@ -53,7 +54,7 @@ def test_the_loss_is_report_equation_9():
 def test_the_loss_is_the_negative_bound_up_to_the_constant(std):
     """-E ln p(x|z) + KL(q(z|x) || p(z)) (report eq. 8), with torch's own densities."""
     vae = tiny_vae()
-    output = EvidenceLowerBound(vae, AutoencoderConfig(likelihood_std=std))(pixels(), noise())
+    output = AutoencoderLoss(vae, AutoencoderConfig(likelihood_std=std))(pixels(), noise())
     posterior, decoded = encode_and_decode(vae)
     log_likelihood = Normal(decoded, std).log_prob(pixels()).flatten(1).sum(1)
     kl = kl_divergence(Normal(posterior.mean, posterior.std), Normal(0.0, 1.0)).flatten(1).sum(1)
@@ -65,7 +66,7 @@ def test_the_loss_is_the_negative_bound_up_to_the_constant(std):
 @torch.no_grad()
 def test_the_bernoulli_likelihood_and_the_factor_of_kl():
     vae = tiny_vae()
-    output = EvidenceLowerBound(vae, AutoencoderConfig(likelihood="bernoulli", kl_scale=0.25))(pixels(), noise())
+    output = AutoencoderLoss(vae, AutoencoderConfig(likelihood="bernoulli", kl_scale=0.25))(pixels(), noise())
     posterior, decoded = encode_and_decode(vae)
     torch.testing.assert_close(output["reconstruction"] * NUM_VALUES, bernoulli_nll(pixels(), decoded))
     torch.testing.assert_close(output["loss"], output["reconstruction"] + 0.25 * posterior.kl() / NUM_VALUES)
@@ -73,7 +74,7 @@ def test_the_bernoulli_likelihood_and_the_factor_of_kl():
 
 def test_encoder_and_decoder_learn_through_the_sample():
     vae = tiny_vae()
-    EvidenceLowerBound(vae, AutoencoderConfig())(pixels(), noise())["reconstruction"].mean().backward()
+    AutoencoderLoss(vae, AutoencoderConfig())(pixels(), noise())["reconstruction"].mean().backward()
     assert [name for name, parameter in vae.named_parameters() if parameter.grad is None] == []
     rows = vae.quant_conv.weight.grad.flatten(1).abs().sum(1)
     assert (rows > 0).all()  # Means and log-variances.
