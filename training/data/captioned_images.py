@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
+import logging
 from typing import TypedDict
 
 import torch
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
+from training.data.errors import DataError
 from training.data.image_source import ImageSource
 from training.data.image_transforms import crop_and_resize, to_pixel_values
+from training.data.shard_storage import ShardError
 from training.engine.random_streams import sample_rng
+from training.engine.sampling_order import SampleOrder
 
 SampleKey = tuple[int, int]
 """Global sample number, which keys all chance, and index of the image."""
+MAX_REPLACEMENTS = 100
+
+logger = logging.getLogger(__name__)
 
 
 class CaptionedSample(TypedDict):
@@ -38,9 +46,14 @@ class CaptionedImages(Dataset[CaptionedSample]):
         random_flip (`bool`, defaults to `False`):
             Mirror every other picture. Captions that speak of left and right, and text in a picture, become false.
         seed (`int`, defaults to 0): The seed of the run.
+        order (`SampleOrder`, *optional*): The order that training reads the samples in, if the source has its own.
+        max_captions (`int`, *optional*): How many captions `captions` lists at most; all by default.
+        skip_unreadable (`bool`, defaults to `False`):
+            Take the next picture, and its caption, in the place of one that cannot be decoded, and warn. Which one
+            that is follows from the index alone, so that resumed and split runs agree.
 
     Raises:
-        DataError: When a picture is read that cannot be decoded.
+        DataError: When a picture is read that cannot be decoded, or 100 in a row with `skip_unreadable`.
 
     Example:
         ```python
@@ -61,22 +74,29 @@ class CaptionedImages(Dataset[CaptionedSample]):
         center_crop: bool = True,
         random_flip: bool = False,
         seed: int = 0,
+        order: SampleOrder | None = None,
+        max_captions: int | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
         self.source = source
         self.resolution = resolution
         self.center_crop = center_crop
         self.random_flip = random_flip
         self.seed = seed
+        self.order = order
+        self.max_captions = max_captions
+        self.skip_unreadable = skip_unreadable
 
     def __len__(self) -> int:
         return len(self.source)
 
     @property
     def captions(self) -> list[str]:
-        """Every caption of every image, in order: what a tokenizer is trained on."""
-        return [
+        """Every caption of every image, in order, or the first of them: what a tokenizer is trained on."""
+        texts = (
             text for caption in self.source.captions for text in ([caption] if isinstance(caption, str) else caption)
-        ]
+        )
+        return list(itertools.islice(texts, self.max_captions))
 
     def __getitem__(self, key: SampleKey | int) -> CaptionedSample:
         """Read one sample.
@@ -90,13 +110,27 @@ class CaptionedImages(Dataset[CaptionedSample]):
             [-1, 1]), `caption`, `index` and `sample_number`.
         """
         sample_number, index = key if isinstance(key, tuple) else (key, key)
-        picture = self._picture(sample_number, index)
+        picture, index = self._readable_picture(sample_number, index)
         return CaptionedSample(
             pixel_values=to_pixel_values(picture),
             caption=self.caption(sample_number, index),
             index=index,
             sample_number=sample_number,
         )
+
+    def _readable_picture(self, sample_number: int, index: int) -> tuple[Image.Image, int]:
+        """Make the picture of an image, or of the next one that can be read, and tell of which."""
+        for attempt in itertools.count(1):
+            try:
+                return self._picture(sample_number, index), index
+            except ShardError:
+                raise
+            except DataError as error:
+                if not self.skip_unreadable or attempt == MAX_REPLACEMENTS:
+                    raise
+                index = (index + 1) % len(self)
+                logger.warning("%s; %s takes its place", error, self.source.name(index))
+        raise AssertionError("the loop returns or raises")
 
     def _picture(self, sample_number: int, index: int) -> Image.Image:
         image = self.source.image(index)

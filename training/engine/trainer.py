@@ -190,6 +190,7 @@ class Trainer:
             seed=self.seed,
             start_step=self.step,
             max_steps=self.settings.max_train_steps,
+            order=getattr(self.task.dataset, "order", None),
         )
 
     def _batches(self, sampler: GlobalBatchSampler) -> Iterator[Batch]:
