@@ -93,10 +93,10 @@ class IndexedCaptions(Sequence[Caption]):
     """
 
     def __init__(self, index: ShardIndex) -> None:
-        self.index = index
+        self._samples = index
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self._samples)
 
     @overload
     def __getitem__(self, index: int) -> Caption: ...
@@ -107,10 +107,10 @@ class IndexedCaptions(Sequence[Caption]):
     def __getitem__(self, index: int | slice) -> Caption | list[Caption]:
         if isinstance(index, slice):
             return [self[number] for number in range(*index.indices(len(self)))]
-        return _caption(self.index.value("captions", range(len(self))[index]))
+        return _caption(self._samples.value("captions", range(len(self))[index]))
 
     def __iter__(self) -> Iterator[Caption]:
-        for batch in self.index.table.select(["captions"]).to_batches():
+        for batch in self._samples.table.select(["captions"]).to_batches():
             yield from map(_caption, batch.column(0).to_pylist())
 
 

@@ -72,6 +72,15 @@ def list_tar_samples(file: BinaryIO, image_column: str, caption_column: str) -> 
                 texts[extension] = b"" if content is None else content.read()
         if members:
             yield _sample(key, members, texts, image_column.lower(), caption_column)
+        _check_end(file, archive.offset)
+
+
+def _check_end(file: BinaryIO, end: int) -> None:
+    """Refuse what `tarfile` takes for the end: a cut or damaged header, and one file appended to another."""
+    file.seek(end)
+    while block := file.read(2**20):
+        if block.strip(b"\0"):
+            raise tarfile.ReadError(f"no member begins at byte {end}, though the file goes on")
 
 
 def _sample(
@@ -108,7 +117,7 @@ def _captions(texts: dict[str, bytes], caption_column: str) -> tuple[list[str], 
             if extension in texts:
                 return _usable(texts[extension].decode())
     except UnicodeDecodeError:
-        return [], f"its {extension} is not UTF-8"
+        return [], "its caption is not UTF-8"
     except json.JSONDecodeError as error:
         return [], f"its json cannot be read ({error.msg} at column {error.colno})"
     return [], reason
