@@ -3,7 +3,8 @@
     python benchmarks/streaming.py [--num-images 10000] [--side 256] [--workers 0 1 2] [--folder FOLDER]
 
 Writes JPEG images into shards, times the pass that makes their index, decodes the same bytes from memory in this
-process, and reads an epoch in the order of training: cropped, scaled to [-1, 1] and stacked.
+process, and reads an epoch in the order of training: cropped, scaled to [-1, 1] and stacked. Then it measures how long
+a step waits for its batch if an accelerator is busy with it for a tenth of a second.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import io
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import datasets
@@ -28,6 +29,8 @@ from training.engine.sampling_order import GlobalBatchSampler
 
 _BATCH_SIZE = 32
 _IMAGES_OF_A_SHARD = 1000
+_STEP_SECONDS = 0.1
+_STEPS, _STEPS_BEFORE = 50, 5
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -88,17 +91,35 @@ def measure(folder: Path, num_images: int, side: int, workers: Sequence[int]) ->
     seconds, _ = timed(lambda: [dataset.order.index_of(0, number) for number in range(num_images)])
     print(f"order:                           {num_images / seconds:.0f} indices/s")
     for number in workers:
-        print(f"batches, {number} workers:             {batches_per_second(dataset, number):.0f} images/s")
+        print(f"batches, {number} workers:              {images_per_second(dataset, number):.0f} images/s")
+    for number in workers:
+        wait = 1000 * mean_wait(dataset, number)
+        print(f"a step of {1000 * _STEP_SECONDS:.0f} ms, {number} workers:  waits {wait:.1f} ms for its batch")
 
 
-def batches_per_second(dataset: CaptionedImages, num_workers: int) -> float:
+def images_per_second(dataset: CaptionedImages, num_workers: int) -> float:
     """Read an epoch in the order of training, from the first batch on, which waits for the workers to start."""
     num_batches = len(dataset) // _BATCH_SIZE
-    sampler = GlobalBatchSampler(len(dataset), _BATCH_SIZE, 1, 0, 1, 0, 0, num_batches, order=dataset.order)
-    loader = iter(DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers))
+    loader = batches(dataset, num_workers, num_batches)
     next(loader)
     seconds, _ = timed(lambda: sum(1 for _ in loader))
     return (num_batches - 1) * _BATCH_SIZE / seconds
+
+
+def mean_wait(dataset: CaptionedImages, num_workers: int) -> float:
+    """Measure the seconds that a step waits for its batch, where an accelerator works on the one before."""
+    loader = batches(dataset, num_workers, _STEPS + _STEPS_BEFORE)
+    waits = []
+    for _ in range(_STEPS + _STEPS_BEFORE):
+        waits.append(timed(lambda: next(loader))[0])
+        time.sleep(_STEP_SECONDS)
+    return float(np.mean(waits[_STEPS_BEFORE:]))
+
+
+def batches(dataset: CaptionedImages, num_workers: int, num_batches: int) -> Iterator[object]:
+    """Make the batches of training."""
+    sampler = GlobalBatchSampler(len(dataset), _BATCH_SIZE, 1, 0, 1, 0, 0, num_batches, order=dataset.order)
+    return iter(DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers))
 
 
 def timed(work: Callable[[], object]) -> tuple[float, object]:

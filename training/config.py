@@ -52,7 +52,10 @@ class DataConfig:
         validation_fraction: Part of a folder or Hub data set without a validation split that is held out.
         dataloader_num_workers: Worker processes that load images; 0 loads in the training process.
         streaming: Read every image where it lies when it is needed, from `.tar` (webdataset) or `.parquet` shards;
-            `dataset` is then a folder, a URL (`https://host/{000..010}.tar`, `hf://datasets/...`) or a Hub name.
+            `dataset` is then a folder, a URL (`https://host/{000..010}.tar`, `hf://datasets/...`) or a Hub name. In
+            `.tar` files, `image_column` and `caption_column` are extensions, the latter also a key of `.json` members.
+            A tokenizer learns from the first million captions. `on_bad_sample: skip` also puts the next image in the
+            place of one that is found to be damaged in training.
         shuffle_buffer_size: With `streaming`, the samples that are shuffled together, after the order of the shards.
     """
 

@@ -31,7 +31,7 @@ def list_parquet_samples(
         DataError: If a column is missing, or the images are not held as bytes.
         pyarrow.ArrowInvalid: If it is no Parquet file.
     """
-    table = pq.ParquetFile(file)
+    table = pq.ParquetFile(file, pre_buffer=True)
     check_columns(table.schema_arrow, label, image_column, caption_column)
     row = 0
     for batch in table.iter_batches(columns=[caption_column]):

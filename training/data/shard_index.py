@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
+from training.data.errors import DataError
 from training.data.image_source import Caption
 from training.data.parquet_listing import image_bytes, list_parquet_samples
 from training.data.shard_storage import Shard, ShardError, open_shard, retried
@@ -137,8 +138,12 @@ def index_of_shards(shards: Sequence[Shard], kind: str, image_column: str, capti
     name = hashlib.blake2b(json.dumps(identity).encode(), digest_size=16).hexdigest()
     folder = Path(datasets.config.HF_DATASETS_CACHE) / "sd_pipeline_shards"
     file, parts = folder / f"{name}.arrow", folder / name
-    folder.mkdir(parents=True, exist_ok=True)
     if not file.exists():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            told = f"an index cannot be written here ({error.strerror}); HF_DATASETS_CACHE names another folder"
+            raise DataError(f"{folder}: {told}") from error
         with _locked(folder / f"{name}.lock"):
             if not file.exists():
                 parts.mkdir(exist_ok=True)
@@ -164,10 +169,11 @@ def _index_each(shards: Sequence[Shard], parts: Path, kind: str, image_column: s
 
 
 def _index_one(shard: Shard, part: Path, kind: str, image_column: str, caption_column: str) -> None:
-    with open_shard(shard, "readahead") as file:
+    # A tar file is read from the beginning to the end; of a Parquet file, the footer and the captions.
+    with open_shard(shard, "readahead" if kind == "tar" else "none") as file:
         try:
             if kind == "tar":
-                samples, total = list(list_tar_samples(file, image_column, caption_column)), 0
+                samples = list(list_tar_samples(file, image_column, caption_column))
                 total = sum(sample.size for sample in samples)
             else:
                 samples = list(list_parquet_samples(file, shard.url, image_column, caption_column))
@@ -204,6 +210,8 @@ def _write(file: Path, tables: Any, content: dict[str, Any]) -> None:
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
         for table in tables:
             writer.write_table(table.replace_schema_metadata(schema.metadata), max_chunksize=_ROWS_OF_A_BATCH)
+    with temporary.open("rb") as written:
+        os.fsync(written.fileno())
     os.replace(temporary, file)
 
 

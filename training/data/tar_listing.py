@@ -94,8 +94,8 @@ def _sample(
         wanted = "" if image_column == "image" else f" {image_column!r} (data.image_column)"
         return IndexedSample(key, 0, problem=f"it has no image{wanted}; it has: {', '.join(members)}")
     if len(images) > 1:
-        problem = f"it has {len(images)} images; allowed: data.image_column names one of {', '.join(images)}"
-        return IndexedSample(key, 0, problem=problem)
+        several = f"it has {len(images)} images; allowed: data.image_column names one of {', '.join(images)}"
+        return IndexedSample(key, 0, problem=several)
     image = members[images[0]]
     captions, problem = _captions(texts, caption_column)
     return IndexedSample(f"{key}.{images[0]}", image.offset_data, image.size, captions, problem)

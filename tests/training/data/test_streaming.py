@@ -221,6 +221,15 @@ def test_an_image_that_is_found_to_be_damaged_in_training(tmp_path, monkeypatch,
     assert "00006.png takes its place" in caplog.text
 
 
+def test_what_a_worker_stumbles_over_is_one_line(tmp_path, monkeypatch):
+    dataset = damaged(tmp_path, monkeypatch)
+    with pytest.raises(DataError, match=r"^/.*0\.tar: 00005\.png: it cannot be read as an image \([^\n]*\)$"):
+        list(DataLoader(dataset, batch_size=10, num_workers=1))
+    (tmp_path / "shards" / "0.tar").unlink()
+    with pytest.raises(ShardError, match=r"^/.*0\.tar: 00000\.png: [^\n]*: the file does not exist \(any more\)$"):
+        list(DataLoader(dataset, batch_size=10, num_workers=1))
+
+
 def test_a_shard_that_is_cut_changed_or_gone_in_the_middle_of_a_run(tmp_path):
     dataset = load(write_tars(tmp_path, [40]))
     shard = tmp_path / "train-0000.tar"
@@ -275,6 +284,13 @@ def test_an_interrupted_pass_goes_on(tmp_path, own_cache, monkeypatch):
     os.utime(broken, ns=(time.st_atime_ns, time.st_mtime_ns))
     assert load(tmp_path).captions == [text(number) for number in range(6)]
     assert not folder.exists()
+
+
+def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    with pytest.raises(DataError, match=r"cache/sd_pipeline_shards: .* cannot be written .*HF_DATASETS_CACHE"):
+        load(write_tars(tmp_path / "shards", [1]))
 
 
 def test_the_index_holds_what_numpy_finds(tmp_path):
