@@ -88,7 +88,7 @@ def measure(folder: Path, num_images: int, side: int, workers: Sequence[int]) ->
     print(f"Pillow decoding from memory:     {len(encoded) / seconds:.0f} images/s")
     seconds, _ = timed(lambda: [source.encoded(number) for number in range(num_images)])
     print(f"bytes out of the shards:         {num_images / seconds:.0f} images/s")
-    seconds, _ = timed(lambda: [dataset.order.index_of(0, number) for number in range(num_images)])
+    seconds, _ = timed(lambda: [dataset.order.index(number, _BATCH_SIZE) for number in range(num_images)])
     print(f"order:                           {num_images / seconds:.0f} indices/s")
     for number in workers:
         print(f"batches, {number} workers:              {images_per_second(dataset, number):.0f} images/s")
@@ -118,7 +118,7 @@ def mean_wait(dataset: CaptionedImages, num_workers: int) -> float:
 
 def batches(dataset: CaptionedImages, num_workers: int, num_batches: int) -> Iterator[object]:
     """Make the batches of training."""
-    sampler = GlobalBatchSampler(len(dataset), _BATCH_SIZE, 1, 0, 1, 0, 0, num_batches, order=dataset.order)
+    sampler = GlobalBatchSampler(dataset.order, _BATCH_SIZE, 1, 0, 1, 0, num_batches)
     return iter(DataLoader(dataset, batch_sampler=sampler, num_workers=num_workers))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, TiffImagePlugin
 
 _EXIF_ORIENTATION = 0x0112
 _TURNS = {
@@ -61,6 +61,31 @@ def to_rgb(image: Image.Image) -> Image.Image:
         to_srgb = ImageCms.buildTransform(profile, ImageCms.createProfile("sRGB"), "CMYK", "RGB")
         return to_srgb.apply(image)
     return image.convert("RGB")
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Tell how large `to_rgb` makes a picture that is opened but not decoded, from its header.
+
+    EXIF that a PNG has behind its pixels is overlooked.
+
+    Args:
+        image (`PIL.Image.Image`): A picture in any mode.
+
+    Returns:
+        `tuple[int, int]`: width and height, in pixels, of the upright picture.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        # Versions of Pillow differ in whether the size of an opened TIFF is that of the upright picture.
+        width, height = image.tag_v2[TiffImagePlugin.IMAGEWIDTH], image.tag_v2[TiffImagePlugin.IMAGELENGTH]
+        orientation = image.tag_v2.get(_EXIF_ORIENTATION)
+    else:
+        width, height = image.size
+        try:
+            # That of PNG would decode the picture to look behind it.
+            orientation = Image.Image.getexif(image).get(_EXIF_ORIENTATION)
+        except Exception:  # As in `_upright`.
+            orientation = None
+    return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -5,18 +5,31 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from tests.source_files import ROOT
 from training.config import ConfigError
 from training.config_io import check_resumable, config_to_yaml, parse_config, read_yaml
 from training.tasks.model_check import check_models
 
-CONFIGS = sorted((ROOT / "configs").iterdir())
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+LAUNCHERS = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 
 
 def test_there_is_nothing_else():
     assert CONFIGS
-    assert [path.name for path in CONFIGS if path.suffix != ".yaml" or not path.is_file()] == []
+    assert LAUNCHERS
+    assert {*(ROOT / "configs").iterdir()} == {*CONFIGS, ROOT / "configs" / "accelerate"}
+
+
+@pytest.mark.parametrize("file", LAUNCHERS, ids=lambda path: path.stem)
+def test_accelerate_reads_it_and_it_says_what_was_tested(file):
+    """The precision is the run's own, so none is set here."""
+    launcher = load_config_from_file(str(file))
+    assert launcher.mixed_precision == "no"
+    text = file.read_text(encoding="utf-8")
+    assert f"accelerate launch --config_file configs/accelerate/{file.name}" in text
+    assert "# tested: " in text
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda path: path.stem)

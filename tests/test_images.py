@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sd_pipeline.images import to_rgb
+from sd_pipeline.images import to_rgb, upright_size
 
 RAMP_16 = (np.arange(64, dtype=np.uint16) * 1040).reshape(8, 8)  # 0 to 65,520
 
@@ -175,3 +175,24 @@ def test_exif_orientation_is_followed(orientation: int, mode: str, file_format: 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_damaged_exif_leaves_the_picture_as_it_is(file_format: str, exif: bytes) -> None:
     assert to_rgb(reopened(Image.new("RGB", (6, 4), "white"), file_format, exif=exif)).size == (6, 4)
+
+
+@pytest.mark.parametrize("orientation", [None, *range(1, 9)])
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_size_is_told_without_decoding(file_format: str, orientation: int | None) -> None:
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x0112] = orientation
+    picture = reopened(Image.new("RGB", (20, 12), "red"), file_format, exif=exif.tobytes())
+    size = upright_size(picture)
+    assert size == ((12, 20) if orientation in (5, 6, 7, 8) else (20, 12))
+    assert to_rgb(picture).size == size
+
+
+def test_the_size_of_a_cut_file_or_with_damaged_exif() -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(file, "PNG")
+    assert upright_size(Image.open(io.BytesIO(file.getvalue()[:500]))) == (60, 40)
+    picture = reopened(Image.new("RGB", (20, 12)), "PNG")
+    picture.info["exif"] = b"Exif\0\0nonsense"
+    assert upright_size(picture) == (20, 12)

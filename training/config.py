@@ -42,6 +42,9 @@ class DataConfig:
         image_column: Column with the images.
         caption_column: Column with the captions (a string, or a list of strings of which one is drawn each time).
         resolution: Side of the square training images, pixels.
+        aspect_ratio_bucket_step: Train the autoencoder and the U-Net on pictures of several shapes: the sizes whose
+            sides are multiples of this, whose area is about `resolution` squared and whose longer side is at most
+            twice the shorter; every picture is cropped to the nearest. Null trains on squares.
         center_crop: Crop the centre; otherwise the place of the crop is drawn anew each time.
         random_flip: Mirror half of the images. Off by default, since a mirrored image falsifies its caption.
         on_bad_sample: What an unreadable or absurdly large image or a missing caption does.
@@ -65,6 +68,7 @@ class DataConfig:
     image_column: str = "image"
     caption_column: str = "text"
     resolution: int = 64
+    aspect_ratio_bucket_step: int | None = None
     center_crop: bool = True
     random_flip: bool = False
     on_bad_sample: Literal["error", "skip"] = "error"
@@ -79,12 +83,18 @@ class DataConfig:
     def __post_init__(self) -> None:
         require(bool(self.dataset.strip()), "data.dataset", self.dataset, "the name or the folder of a data set")
         require(self.resolution >= 8, "data.resolution", self.resolution, "at least 8")
+        step = self.aspect_ratio_bucket_step
+        fits = step is None or (step >= 1 and self.resolution % step == 0)
+        allowed = f"a divisor of data.resolution, {self.resolution}, or null"
+        require(fits, "data.aspect_ratio_bucket_step", step, allowed)
         require(self.max_image_pixels >= 1, "data.max_image_pixels", self.max_image_pixels, "at least 1")
         require(self.num_samples >= 1, "data.num_samples", self.num_samples, "at least 1")
         require(0 <= self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "in [0, 1)")
         workers = self.dataloader_num_workers
         require(workers >= 0, "data.dataloader_num_workers", workers, "at least 0")
         require(self.shuffle_buffer_size >= 1, "data.shuffle_buffer_size", self.shuffle_buffer_size, "at least 1")
+        allowed = "null with data.streaming, as the sizes of images are not known before they are read"
+        require(not (self.streaming and step is not None), "data.aspect_ratio_bucket_step", step, allowed)
         is_made = self.dataset in ("digits", "shapes")
         allowed = f"false for {self.dataset}, whose images are made or loaded whole"
         require(not (self.streaming and is_made), "data.streaming", self.streaming, allowed)
@@ -178,6 +188,15 @@ class TrainConfig:
         is_augmented = self.data.random_flip or not self.data.center_crop
         allowed = "false with data.random_flip or without data.center_crop, which change the images each time"
         require(not (self.diffusion.cache_latents and is_augmented), "diffusion.cache_latents", True, allowed)
+
+        has_shapes = self.data.aspect_ratio_bucket_step is not None
+        allowed = "false with data.aspect_ratio_bucket_step, which gives the latents several shapes"
+        require(not (self.diffusion.cache_latents and has_shapes), "diffusion.cache_latents", True, allowed)
+
+    @property
+    def latent_cache_dir(self) -> str:
+        """The folder of the encoded images."""
+        return self.diffusion.latent_cache_dir or f"{self.output_dir}/latents"
 
     def stage(self, name: str) -> StageConfig:
         """Return the block of the stage `name`, without steps where there is nothing to train by itself."""

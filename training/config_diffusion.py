@@ -75,6 +75,8 @@ class DiffusionConfig(StageConfig):
         sample_posterior: Train on samples of the autoencoder's posterior; otherwise on its mode, which spares the
             U-Net noise that nothing can predict.
         cache_latents: Encode every image once, before training; only for images that are not augmented.
+        latent_cache_dir: Folder of the encoded images, which runs with the same autoencoder and images may share;
+            null takes `OUTPUT_DIR/latents`.
         train_text_encoder: Go on training a contrastive or pretrained text encoder with the U-Net.
         text_encoder_learning_rate: Peak learning rate of a text encoder that learns with the U-Net; null takes
             `learning_rate`.
@@ -96,6 +98,7 @@ class DiffusionConfig(StageConfig):
     noise_offset: float = 0.0
     sample_posterior: bool = True
     cache_latents: bool = False
+    latent_cache_dir: str | None = None
     train_text_encoder: bool = False
     text_encoder_learning_rate: float | None = None
 
@@ -129,6 +132,9 @@ class DiffusionConfig(StageConfig):
         require(not is_trained or not self.scheduler, "diffusion.scheduler", self.scheduler, allowed)
         allowed = "false with diffusion.inpainting, which encodes masked images anew in each step"
         require(not (self.inpainting and self.cache_latents), "diffusion.cache_latents", True, allowed)
+        folder, allowed = self.latent_cache_dir, "a folder with diffusion.cache_latents, or null"
+        fits = folder is None or (self.cache_latents and bool(folder.strip()))
+        require(fits, "diffusion.latent_cache_dir", folder, allowed)
         for name in ("snr_gamma", "text_encoder_learning_rate"):
             value = getattr(self, name)
             is_possible = value is None or 0 < value < INFINITY

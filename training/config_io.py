@@ -14,7 +14,7 @@ from training.config import STAGES, ConfigError, DataConfig, TrainConfig
 
 # What may change when a run is resumed. A stage's processes x accumulation x batch size must keep its product, which
 # the training state knows; `max_train_steps` may only grow.
-_FREE_KEYS = {"output_dir", "stages", "report_to", "data.dataloader_num_workers"} | {
+_FREE_KEYS = {"output_dir", "stages", "report_to", "data.dataloader_num_workers", "diffusion.latent_cache_dir"} | {
     f"{stage}.{key}"
     for stage in STAGES
     for key in (

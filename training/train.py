@@ -151,8 +151,10 @@ def load_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages | N
 def start_accelerator(config: TrainConfig) -> Accelerator:
     """Set up device, processes, precision and trackers; the configuration wins over the launcher's flags."""
     if config.mixed_precision == "fp16" and wants_sharding():
+        raise ConfigError("mixed_precision = 'fp16': must be no or bf16 with FSDP, which has no gradient scaler")
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise ConfigError(
-            "mixed_precision = 'fp16': must be no or bf16 with FSDP, whose shards have no gradient scaler"
+            "the launcher asks for DeepSpeed, which is not supported; configs/accelerate/fsdp2.yaml shards too"
         )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allow_tf32
     try:

@@ -31,6 +31,7 @@ def load_captioned_images(
     *,
     dataset: str,
     resolution: int,
+    aspect_ratio_bucket_step: int | None = None,
     center_crop: bool = True,
     random_flip: bool = False,
     image_column: str = "image",
@@ -59,6 +60,8 @@ def load_captioned_images(
             `"digits"`, `"shapes"`, path of a folder (see `find_splits`) or name of a data set on the Hub. With
             `streaming`: a folder, URL or Hub data set with shards (see `find_shards`).
         resolution (`int`): Side of the square pictures, in pixels.
+        aspect_ratio_bucket_step (`int`, *optional*): Bring training pictures to the nearest of several shapes, whose
+            sides are multiples of this (see `aspect_ratio_buckets`). Those for validation stay squares.
         center_crop (`bool`, defaults to `True`): Crop at the centre; otherwise at a random place.
         random_flip (`bool`, defaults to `False`): Mirror every other picture. Refused for `shapes`.
         image_column (`str`, defaults to `"image"`): Column of the images.
@@ -102,7 +105,7 @@ def load_captioned_images(
             max_image_pixels=max_image_pixels,
         )
         source = _load_streamed(split, shards, read, dataset, on_bad_sample, validation_fraction, seed)
-        order = source.order(shuffle_buffer_size) if isinstance(source, RemainingSamples) and is_train else None
+        order = source.order(shuffle_buffer_size, seed) if isinstance(source, RemainingSamples) and is_train else None
     elif dataset == "digits":
         source = DigitsSource(split)
     elif dataset == "shapes":
@@ -121,6 +124,7 @@ def load_captioned_images(
     return CaptionedImages(
         source,
         resolution,
+        aspect_ratio_bucket_step=aspect_ratio_bucket_step if is_train else None,
         center_crop=center_crop or not is_train,
         random_flip=random_flip and is_train,
         seed=seed,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import datasets
+import pyarrow.compute
 
 from training.data.encoded_images import MAX_IMAGE_PIXELS, EncodedImageSource, caption_problem
 from training.data.errors import DataError
+from training.data.fingerprints import digest, file_stamps
 from training.data.image_source import Caption
 
 
@@ -37,6 +41,7 @@ class DatasetRowsSource(EncodedImageSource):
         max_image_pixels: int = MAX_IMAGE_PIXELS,
     ) -> None:
         self.label = label
+        self._identity = _identity(rows, image_column)
         for option, column in (("image_column", image_column), ("caption_column", caption_column)):
             if column not in rows.column_names:
                 present = ", ".join(rows.column_names)
@@ -64,6 +69,10 @@ class DatasetRowsSource(EncodedImageSource):
         path = self._held(index)["path"]
         return f"{self.label} row {index}" + (f" ({path})" if path else "")
 
+    def fingerprint(self) -> str:
+        """Give the rows' own fingerprint with the image column, and the state of files that the rows only name."""
+        return f"rows {self._identity}, files {digest(file_stamps(_named_files(self.images)))}"
+
     def _held(self, index: int) -> dict[str, Any]:
         return self.images[index]["image"] or {"bytes": None, "path": None}
 
@@ -76,3 +85,22 @@ def _encoded_column(rows: datasets.Dataset, column: str, label: str) -> datasets
     except (TypeError, ValueError, NotImplementedError) as error:
         raise DataError(f"{label}: column {column!r} (data.image_column) holds {kind}, not images") from error
     return images if column == "image" else images.rename_column(column, "image")
+
+
+def _identity(rows: datasets.Dataset, image_column: str) -> str:
+    """Name rows by the fingerprint that `datasets` gives them, which is the same in every process.
+
+    For some rows it is a hash of the code that made them, not of what this code read; then the sizes of the Arrow
+    files tell more. Their times do not count, as `datasets` may write them again into its cache.
+    """
+    sizes = [os.path.getsize(file["filename"]) for file in rows.cache_files]
+    return digest([rows._fingerprint, image_column, len(rows), *sizes])
+
+
+def _named_files(images: datasets.Dataset) -> Iterator[str]:
+    """List the files of rows that hold a path and no bytes, in the order of the table, without reading any bytes."""
+    for chunk in images.data.column("image").chunks:
+        sizes = pyarrow.compute.binary_length(chunk.field("bytes")).to_pylist()
+        for path, size in zip(chunk.field("path").to_pylist(), sizes, strict=True):
+            if path and not size:
+                yield path

@@ -9,6 +9,8 @@ from sklearn.datasets import load_digits
 from training.data.errors import DataError
 
 CANVAS_SIZE = 32
+# To be raised when the digits are drawn in another way: latents of older ones are then refused.
+DRAWING_VERSION = 1
 NUM_TRAIN_DIGITS = 1438
 DIGIT_NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 _SPLITS = {"train": slice(None, NUM_TRAIN_DIGITS), "validation": slice(NUM_TRAIN_DIGITS, None)}
@@ -63,6 +65,14 @@ class DigitsSource:
         """Draw a digit on its 32x32 canvas."""
         return enlarge_digit(self.pixels[index])
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Give the size of the canvas."""
+        return CANVAS_SIZE, CANVAS_SIZE
+
     def name(self, index: int) -> str:
         """Name a digit by its split and number."""
         return f"digits, {self.split} image {index}"
+
+    def fingerprint(self) -> str:
+        """Give the split and the version of the drawing."""
+        return f"digits, split {self.split}, drawing {DRAWING_VERSION}"

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from PIL import Image
 
-from sd_pipeline.images import to_rgb
+from sd_pipeline.images import to_rgb, upright_size
 from training.data.errors import DataError
 from training.data.image_source import Caption
 
@@ -51,6 +51,10 @@ class EncodedImageSource(ABC):
     def name(self, index: int) -> str:
         """Name a sample so that a person finds it: its file, or its row."""
 
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Give a text that is another one where the images are others, the same in every process; captions aside."""
+
     def image(self, index: int) -> Image.Image:
         """Decode an image, upright and in RGB.
 
@@ -61,6 +65,18 @@ class EncodedImageSource(ABC):
             with self._open(index) as opened:
                 return to_rgb(opened)
         except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over.
+            raise DataError(f"{self.name(index)}: {_reason(error)}") from error
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Read width and height of an image, upright, from its header.
+
+        Raises:
+            DataError: If it is missing, too large or no image.
+        """
+        try:
+            with self._open(index) as opened:
+                return upright_size(opened)
+        except Exception as error:  # As above.
             raise DataError(f"{self.name(index)}: {_reason(error)}") from error
 
     def problem(self, index: int, verify: bool) -> str | None:

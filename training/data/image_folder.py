@@ -14,6 +14,7 @@ from typing import Any
 
 from training.data.encoded_images import MAX_IMAGE_PIXELS, EncodedImageSource, caption_problem
 from training.data.errors import DataError
+from training.data.fingerprints import digest, file_stamps
 from training.data.image_source import Caption
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv")
@@ -73,6 +74,10 @@ class ImageFolderSource(EncodedImageSource):
     def name(self, index: int) -> str:
         """Name a sample by its file."""
         return self.encoded(index)
+
+    def fingerprint(self) -> str:
+        """Hash path, size and time of the last change of every file, in order; the folder itself may move."""
+        return f"folder {digest(file_stamps(self.files, self.folder))}"
 
 
 def has_metadata(folder: Path) -> bool:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from PIL import Image
 
+from training.data.fingerprints import digest
+
 Caption = str | Sequence[str]
 """One caption, or several of which training draws one each time it sees the image."""
 
@@ -25,8 +27,16 @@ class ImageSource(Protocol):
         """Give an image whole, upright and in RGB."""
         ...
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Give width and height of an image, as `image` gives it, without decoding it."""
+        ...
+
     def name(self, index: int) -> str:
         """Name a sample so that a person finds it: its file, or its row."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Give a text that is another one where the images are others, the same in every process; captions aside."""
         ...
 
 
@@ -53,6 +63,14 @@ class SourceSubset:
         """Give an image of the subset."""
         return self.source.image(self.indices[index])
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Give width and height of an image of the subset."""
+        return self.source.image_size(self.indices[index])
+
     def name(self, index: int) -> str:
         """Name a sample as the whole source names it."""
         return self.source.name(self.indices[index])
+
+    def fingerprint(self) -> str:
+        """Give the whole's fingerprint with the indices."""
+        return f"{self.source.fingerprint()}, indices {digest(self.indices)}"

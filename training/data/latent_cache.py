@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypedDict
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import reduce
-from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
+from torch.utils.data import Dataset
 
 from sd_pipeline import SDAutoencoderKL
 from training.data.captioned_images import CaptionedImages, SampleKey
+from training.data.errors import DataError
+from training.data.latent_building import build_cache
+from training.data.latent_shards import open_shard
 
 
 class LatentSample(TypedDict):
@@ -25,53 +27,59 @@ class LatentSample(TypedDict):
 
 
 class CachedLatents(Dataset[LatentSample]):
-    """The posterior mean and standard deviation of every image, in memory; sampling them stays stochastic.
+    """The posterior mean and standard deviation of every image, on disk; sampling them stays stochastic.
+
+    What is missing of the cache is built first, by all processes. Its files are mapped into memory, so that it may be
+    larger than that, and workers of a `DataLoader` share it.
 
     Args:
         dataset (`CaptionedImages`): Images that do not depend on the sample number: no random crop, no flip.
         vae (`SDAutoencoderKL`): Encodes them, on its device.
-        batch_size (`int`, defaults to 32): Images encoded at a time. It is no setting of the run, so that the
-            posteriors, to the bit, depend on nothing else.
-        show_progress (`bool`, defaults to `False`): Draw a progress bar.
+        folder (`Path`): The cache's folder, the same for all processes. One that holds a cache of another
+            autoencoder, other images or other transforms is refused, and so is one that holds other things.
+        num_workers (`int`, defaults to 0): Processes that read images for each process that encodes them.
+        stop_requested (callable, *optional*): Asked between batches of the building; where it says yes, it stops.
 
     Raises:
-        ValueError: If the images are augmented.
+        DataError: If the images are augmented, the folder holds something else or cannot be written, or an image
+            cannot be read.
+        OSError: If the disk is full. What is built stays.
+        RunStopped: If a stop was asked for. What is built stays.
     """
 
     def __init__(
-        self, dataset: CaptionedImages, vae: SDAutoencoderKL, batch_size: int = 32, show_progress: bool = False
+        self,
+        dataset: CaptionedImages,
+        vae: SDAutoencoderKL,
+        folder: Path,
+        *,
+        num_workers: int = 0,
+        stop_requested: Callable[[], bool] | None = None,
     ) -> None:
         if dataset.random_flip or not dataset.center_crop:
-            raise ValueError("cached latents need images that are always the same: center_crop on, random_flip off")
+            raise DataError("cached latents need images that are always the same: center_crop on, random_flip off")
         self.dataset = dataset
-        processes = PartialState()
-        side = dataset.resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
-        posteriors = torch.zeros(2, len(dataset), vae.config["latent_channels"], side, side)
-        # The processes deal the batches out; where another one encodes, zeros wait for the sum.
-        batches = torch.arange(len(dataset)).split(batch_size)[processes.process_index :: processes.num_processes]
-        loader = DataLoader(dataset, batch_sampler=[batch.tolist() for batch in batches], collate_fn=_stack)
-        progress = tqdm(loader, desc="encoding", unit="batch", disable=not show_progress)
-        with torch.no_grad():
-            for rows, pixel_values in zip(batches, progress, strict=True):
-                posterior = vae.encode(pixel_values.to(vae.device)).latent_dist
-                posteriors[0, rows], posteriors[1, rows] = posterior.mean.float().cpu(), posterior.std.float().cpu()
-        if processes.num_processes > 1:
-            posteriors = reduce(posteriors.to(processes.device), "sum").cpu()
-        self.means, self.stds = posteriors
+        self.folder = folder
+        self.identity = build_cache(folder, dataset, vae, num_workers=num_workers, stop_requested=stop_requested)
+        self._shards: dict[int, dict[str, torch.Tensor]] = {}
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return self.identity.num_images
 
     def __getitem__(self, key: SampleKey) -> LatentSample:
         sample_number, index = key
+        shard, row = divmod(index, self.identity.images_per_shard)
+        if shard not in self._shards:
+            self._shards[shard] = open_shard(self.folder, self.identity, shard)
+        tensors = self._shards[shard]
         return LatentSample(
-            latent_mean=self.means[index],
-            latent_std=self.stds[index],
+            latent_mean=tensors["mean"][row].clone(),
+            latent_std=torch.exp(0.5 * tensors["logvar"][row]),
             caption=self.dataset.caption(sample_number, index),
             index=index,
             sample_number=sample_number,
         )
 
-
-def _stack(samples: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-    return torch.stack([sample["pixel_values"] for sample in samples])
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the mapped files out, whose content would be copied: a worker that is not forked maps them anew."""
+        return {**self.__dict__, "_shards": {}}

@@ -8,9 +8,10 @@ from typing import overload
 import numpy as np
 from PIL import Image
 
+from training.data.fingerprints import digest
 from training.data.image_source import Caption
 from training.data.streamed_images import StreamedImageSource
-from training.engine.sampling_order import WindowedOrder
+from training.engine.windowed_order import WindowedOrder
 
 
 class RemainingSamples:
@@ -46,20 +47,29 @@ class RemainingSamples:
         """Name a sample as the whole source names it."""
         return self.source.name(self.index_in_source(index))
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Read width and height of an image."""
+        return self.source.image_size(self.index_in_source(index))
+
+    def fingerprint(self) -> str:
+        """Give the whole's fingerprint with the indices that are left out."""
+        return f"{self.source.fingerprint()}, without {digest(self.left_out.tolist())}"
+
     def shard_sizes(self) -> list[int]:
         """Count the samples that remain of each shard."""
         starts = self.source.index.starts
         sizes: list[int] = np.diff(starts - np.searchsorted(self.left_out, starts)).tolist()
         return sizes
 
-    def order(self, window: int) -> WindowedOrder:
+    def order(self, window: int, seed: int) -> WindowedOrder:
         """Make the order to read the samples in.
 
         Args:
             window (`int`): Positions that are shuffled together; fewer where the source cannot jump so far.
+            seed (`int`): The seed of the run.
         """
         longest = self.source.longest_window()
-        return WindowedOrder(self.shard_sizes(), window if longest is None else min(window, longest))
+        return WindowedOrder(self.shard_sizes(), window if longest is None else min(window, longest), seed)
 
 
 class _RemainingCaptions(Sequence[Caption]):

@@ -23,6 +23,8 @@ from training.data.shape_scenes import (
 )
 
 SUPERSAMPLING = 4
+# To be raised when scenes are drawn from the series, or rendered, in another way: latents of older ones are refused.
+DRAWING_VERSION = 1
 _STAR_ANGLES = np.pi * np.arange(10) / 5
 _STAR_RADII = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)
 _STAR = np.stack([_STAR_RADII * np.sin(_STAR_ANGLES), -_STAR_RADII * np.cos(_STAR_ANGLES)], axis=1)
@@ -155,6 +157,7 @@ class ShapesSource:
             raise DataError(f"shapes: {num_samples} pictures of {size} pixels; allowed: at least 1 of at least 1")
         wanted = _read_pairs(split, pairs)
         self.split = split
+        self.pairs = sorted(wanted)
         self.size = size
         self.seed = seed
         self.captions: list[str] = []
@@ -178,6 +181,16 @@ class ShapesSource:
         """Draw the picture of a scene."""
         return render(self.scene(index), self.size)
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Give width and height of a picture."""
+        return self.size, self.size
+
     def name(self, index: int) -> str:
         """Name a scene by its seed and number."""
         return f"shapes, scene {self.scene_numbers[index]} of seed {self.seed}"
+
+    def fingerprint(self) -> str:
+        """Give the arguments and the version of the drawing."""
+        scenes = f"{len(self)} scenes of seed {self.seed}, split {self.split}"
+        pairs = " ".join(f"{color}-{shape}" for shape, color in self.pairs) if self.split == "pair" else "any"
+        return f"shapes, {scenes}, pairs {pairs}, size {self.size}, drawing {DRAWING_VERSION}"

@@ -51,11 +51,13 @@ class ShardIndex:
         shards (`list[Shard]`): The shards.
         starts (`numpy.ndarray` of shape `(num_shards + 1,)`, int64): Number of the first sample of each shard, and of
             all samples.
+        fingerprint (`str`): Another one for other shards, or other columns of them.
         image_bytes (`int`): Bytes of all images (Parquet: as the footers tell them).
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self.fingerprint = file.stem
         self.table = _open(file)
         content = json.loads(self.table.schema.metadata[b"shards"])
         self.shards = [Shard(*shard) for shard in content["shards"]]

@@ -64,6 +64,10 @@ class StreamedImageSource(EncodedImageSource):
         """Name a sample by its shard and what it is called there."""
         return f"{self.index.shard_of(index).url}: {self.index.value('name', index)}"
 
+    def fingerprint(self) -> str:
+        """Hash names and versions of the shards, and where in them each image lies."""
+        return f"shards {self.index.fingerprint}"
+
     def longest_window(self) -> int | None:
         """Tell over how many samples an order may jump about without reading anything twice; None for any number."""
         return None

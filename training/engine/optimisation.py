@@ -52,13 +52,14 @@ class Optimisation:
             eps=settings.adam_epsilon,
             fused=True,
         )
-        # Not prepared by accelerate, which would step it once a process; it counts updates.
-        self.lr_scheduler = get_scheduler(
+        # Asked for the rates, never stepped: they are a function of the number of updates.
+        schedule = get_scheduler(
             settings.lr_scheduler,
             optimizer,
             num_warmup_steps=settings.lr_warmup_steps,
             num_training_steps=settings.max_train_steps,
         )
+        self._peaks_and_factors = list(zip(schedule.base_lrs, schedule.lr_lambdas, strict=True))
         self.optimizer = optimizer
         self.wrapped = distribute(accelerator, model, optimizer, shardable)
 
@@ -80,19 +81,23 @@ class Optimisation:
             self.scaler.unscale_(self.optimizer)
         return whole(torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm))
 
-    def step(self, is_skipped: bool = False) -> None:
-        """Update the weights, unless the update `is_skipped`, and forget the gradients."""
+    def update(self, step: int, is_skipped: bool = False) -> None:
+        """Make update number `step`, counted from 1, unless it `is_skipped`, and forget the gradients."""
         if not is_skipped and self.scaler is not None:
             self.scaler.step(self.optimizer)
         elif not is_skipped:
             self.optimizer.step()
-        self.lr_scheduler.step()
+        self._set_learning_rates(step)
         self.optimizer.zero_grad(set_to_none=True)
+
+    def _set_learning_rates(self, step: int) -> None:
+        for group, (peak, factor) in zip(self.optimizer.param_groups, self._peaks_and_factors, strict=True):
+            group["lr"] = peak * factor(step)
 
     @property
     def learning_rate(self) -> float:
         """The present learning rate of the first group."""
-        return float(self.lr_scheduler.get_last_lr()[0])
+        return float(self.optimizer.param_groups[0]["lr"])
 
     def state_tensors(self) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
         """Return the tensors of network and optimizer, whole; every process has to call it alike."""
@@ -106,8 +111,4 @@ class Optimisation:
         """
         load_trained_tensors(self.model, model)
         load_optimizer_tensors(self.optimizer, self.model, optimizer)
-        self.lr_scheduler.last_epoch = step
-        rates = zip(self.lr_scheduler.base_lrs, self.lr_scheduler.lr_lambdas, strict=True)
-        self.lr_scheduler._last_lr = [base * factor(step) for base, factor in rates]
-        for group, rate in zip(self.optimizer.param_groups, self.lr_scheduler._last_lr, strict=True):
-            group["lr"] = rate
+        self._set_learning_rates(step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from enum import Enum
 from pathlib import Path
 
@@ -30,7 +31,7 @@ class RunState(Enum):
 
 
 def write_status(output_dir: Path, state: RunState, message: str) -> None:
-    """Write `output_dir/status.json`, atomically.
+    """Write `output_dir/status.json`, atomically; over the old one if the disk is full.
 
     Args:
         output_dir (`Path`): Folder of the run; made if need be.
@@ -42,4 +43,11 @@ def write_status(output_dir: Path, state: RunState, message: str) -> None:
     """
     output_dir.mkdir(parents=True, exist_ok=True)
     content = {"state": state.label, "exit_code": state.exit_code, "message": message}
-    write_json(content, output_dir / "status.json")
+    file = output_dir / "status.json"
+    try:
+        write_json(content, file)
+    except OSError:
+        # On a full disk there is no room for a second file, but there is in the place of the first one.
+        with file.open("r+", encoding="utf-8") as stream:
+            stream.write(json.dumps(content) + "\n")
+            stream.truncate()

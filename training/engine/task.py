@@ -39,8 +39,8 @@ class Task(Protocol):
             with an optimizer of its own; it is no submodule of `model`. Its `forward(**adversary_batch)` returns such
             tensors too.
         shardable (`bool`): Whether the parameters of the model's networks may be sharded over the processes (FSDP2).
-        dataset (`torch.utils.data.Dataset`): Map-style; indexed by `(sample_number, index)`. An attribute `order`,
-            where there is one that is not None, is the order of its samples (`SampleOrder`).
+        dataset (`torch.utils.data.Dataset`): Map-style; indexed by `(sample_number, index)`. It may have an attribute
+            `order`, the `SampleOrder` it is read in; otherwise it is shuffled.
     """
 
     name: str

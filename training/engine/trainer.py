@@ -35,7 +35,7 @@ from training.engine.non_finite import (
 )
 from training.engine.optimisation import Optimisation
 from training.engine.random_streams import stream_key
-from training.engine.sampling_order import GlobalBatchSampler
+from training.engine.sampling_order import GlobalBatchSampler, order_of
 from training.engine.task import Batch, Task
 from training.engine.tracking import MetricsLog, StageReport
 from training.engine.training_state import gather_state, restore_state
@@ -147,7 +147,7 @@ class Trainer:
             self._skipped_in_a_row = self._skipped_in_a_row + 1 if failed else 0
             for name, network in self.networks.items():
                 rests = name == "adversary" and not any("discriminator_loss" in m.losses for m in micro_batches)
-                network.step(is_skipped=failed or rests)
+                network.update(self.step + 1, is_skipped=failed or rests)
             if self.accelerator.scaler is not None:
                 self.accelerator.scaler.update()
             if self.average is not None and not failed:
@@ -182,15 +182,13 @@ class Trainer:
 
     def _sampler(self) -> GlobalBatchSampler:
         return GlobalBatchSampler(
-            num_samples=len(self.task.dataset),  # type: ignore[arg-type]
+            order=order_of(self.task.dataset, self.seed),
             batch_size=self.settings.train_batch_size,
             accumulation=self.settings.gradient_accumulation_steps,
             rank=self.accelerator.process_index,
             num_processes=self.accelerator.num_processes,
-            seed=self.seed,
             start_step=self.step,
             max_steps=self.settings.max_train_steps,
-            order=getattr(self.task.dataset, "order", None),
         )
 
     def _batches(self, sampler: GlobalBatchSampler) -> Iterator[Batch]:
@@ -296,3 +294,4 @@ class Trainer:
         self.step = state.values["step"]
         self.seconds = state.values["seconds"]
         restore_state(state, self.networks, self.average, self.accelerator.scaler)
+        self.accelerator.print(f"{self.task.name}: goes on from {checkpoint.name}")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from sd_pipeline import SDAutoencoderKL
 from sd_pipeline.latents import fold_latent_statistics
 from training.config import AutoencoderConfig, TrainConfig
-from training.data.captioned_images import CaptionedImages
+from training.data.captioned_images import CaptionedImages, SampleKey
 from training.data.pictures import to_picture
 from training.engine.random_streams import standard_normal
 from training.engine.task import Batch, Validation, WithoutAdversary
@@ -90,8 +90,6 @@ class AutoencoderTask(WithoutAdversary):
         if config.autoencoder.gradient_checkpointing:
             self.vae.enable_gradient_checkpointing()
         self.model = EvidenceLowerBound(self.vae, config.autoencoder)
-        size = config.data.resolution // downsampling_factor(self.vae)
-        self.latent_shape = (self.vae.config["latent_channels"], size, size)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups."""
@@ -100,9 +98,12 @@ class AutoencoderTask(WithoutAdversary):
     def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
         """Stack the images and draw the posterior's noise."""
         numbers = [sample["sample_number"] for sample in samples]
+        pixel_values = torch.stack([sample["pixel_values"] for sample in samples])
+        sides = [side // downsampling_factor(self.vae) for side in pixel_values.shape[-2:]]
+        shape = (self.vae.config["latent_channels"], *sides)
         return {
-            "pixel_values": torch.stack([sample["pixel_values"] for sample in samples]),
-            "noise": standard_normal(self.config.seed, "autoencoder/posterior", numbers, self.latent_shape),
+            "pixel_values": pixel_values,
+            "noise": standard_normal(self.config.seed, "autoencoder/posterior", numbers, shape),
         }
 
     def prepare_batch(self, batch: Batch, step: int) -> Batch:
@@ -140,11 +141,8 @@ class AutoencoderTask(WithoutAdversary):
         Returns:
             Two `torch.Tensor` of shape `(latent_channels,)`, float64.
         """
-        count = min(len(self.dataset), _STATISTICS_IMAGES)  # type: ignore[arg-type]
-        stride = len(self.dataset) / count  # type: ignore[arg-type]
-        keys = [(number, math.floor(number * stride)) for number in range(count)]
-        loader = DataLoader(self.dataset, batch_size=32, sampler=keys, collate_fn=self.collate)
-        total = torch.zeros(self.latent_shape[0], dtype=torch.float64)
+        loader = DataLoader(self.dataset, batch_sampler=self._statistics_batches(), collate_fn=self.collate)
+        total = torch.zeros(self.vae.config["latent_channels"], dtype=torch.float64)
         squares, places = torch.zeros_like(total), 0
         lowest, highest = math.inf, -math.inf
         for batch in loader:
@@ -170,3 +168,13 @@ class AutoencoderTask(WithoutAdversary):
                 stacklevel=2,
             )
         return mean, std
+
+    def _statistics_batches(self) -> list[list[SampleKey]]:
+        """Spread the images to measure over the data set, and put those of one shape together."""
+        count = min(len(self.pictures), _STATISTICS_IMAGES)
+        stride = len(self.pictures) / count
+        of_size: dict[tuple[int, int], list[SampleKey]] = {}
+        for number in range(count):
+            index = math.floor(number * stride)
+            of_size.setdefault(self.pictures.sample_size(index), []).append((number, index))
+        return [keys[i : i + 32] for keys in of_size.values() for i in range(0, len(keys), 32)]

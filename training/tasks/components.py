@@ -124,9 +124,9 @@ def build_vae(config: TrainConfig) -> SDAutoencoderKL:
     return vae
 
 
-def downsampling_factor(vae: SDAutoencoderKL) -> int:
-    """Return how many pixels a latent covers on each axis."""
-    factor: int = 2 ** (len(vae.config["block_out_channels"]) - 1)
+def downsampling_factor(model: SDAutoencoderKL | SDUNet2DConditionModel) -> int:
+    """Return by how much a model shrinks each axis; of an autoencoder, how many pixels a latent covers."""
+    factor: int = 2 ** (len(model.config["block_out_channels"]) - 1)
     return factor
 
 

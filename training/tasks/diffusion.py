@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,14 +13,14 @@ from torch.utils.data import Dataset
 
 from sd_pipeline import SDInpaintPipeline, SDPipeline, SDUNet2DConditionModel
 from sd_pipeline.latents import scale_latents
-from training.config import DiffusionConfig, TrainConfig
+from training.config import ConfigError, DiffusionConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize
 from training.data.latent_cache import CachedLatents
 from training.engine.random_streams import standard_normal, stream_key, uniform
 from training.engine.task import Batch, Validation, WithoutAdversary
 from training.evaluation.spreading import spread
-from training.tasks.components import FrozenModels, build, build_unet, downsampling_factor
+from training.tasks.components import FrozenModels, build_unet, downsampling_factor
 from training.tasks.denoising_model import DenoisingModel
 from training.tasks.finished_model import FinishedModel, export_adapters, export_model
 from training.tasks.inpainting import added_channels, draw_masks, holed_pictures
@@ -42,6 +42,12 @@ class DiffusionTask(WithoutAdversary):
         dataset (`CaptionedImages`): Training images and captions.
         frozen (`FrozenModels`): What the earlier stages made, on the device of the training.
         pretrained (`SDInpaintPipeline`, *optional*): The model that the run goes on from, `frozen` its parts.
+        stop_requested (callable, *optional*): Asked while images are encoded for the cache; where it says yes, the
+            encoding stops.
+
+    Raises:
+        DataError: If the latent cache holds something else or cannot be written, or an image cannot be read.
+        RunStopped: If a stop was asked for; what is encoded stays.
     """
 
     name = "diffusion"
@@ -53,13 +59,14 @@ class DiffusionTask(WithoutAdversary):
         dataset: CaptionedImages,
         frozen: FrozenModels,
         pretrained: SDInpaintPipeline | None = None,
+        stop_requested: Callable[[], bool] | None = None,
     ) -> None:
         self.config = config
         self.settings: DiffusionConfig = config.diffusion
         self.frozen = frozen
         self.pretrained = pretrained
-        self.pictures = dataset
-        self.dataset: Dataset[Any] = self._cached(dataset)
+        self.pictures = dataset.squares()
+        self.dataset: Dataset[Any] = self._cached(dataset, stop_requested)
         self.captions = list(dict.fromkeys(dataset.captions))[:_PICTURES]
         resolution, vae = config.data.resolution, frozen.vae
         channels = 3 if vae is None else vae.config["latent_channels"]
@@ -94,10 +101,14 @@ class DiffusionTask(WithoutAdversary):
         hidden_size = None if text_encoder is None else text_encoder.config.hidden_size
         return build_unet(self.config, channels, size, hidden_size)
 
-    def _cached(self, dataset: CaptionedImages) -> Dataset[Any]:
+    def _cached(self, dataset: CaptionedImages, stop_requested: Callable[[], bool] | None) -> Dataset[Any]:
         if not self.settings.cache_latents:
             return dataset
-        return build("diffusion.cache_latents", CachedLatents, {"dataset": dataset, "vae": self.frozen.vae})
+        if self.frozen.vae is None:
+            raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
+        num_workers = self.config.data.dataloader_num_workers
+        folder = Path(self.config.latent_cache_dir).expanduser()
+        return CachedLatents(dataset, self.frozen.vae, folder, num_workers=num_workers, stop_requested=stop_requested)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups; a joint text encoder may have a learning rate of its own."""
@@ -115,17 +126,18 @@ class DiffusionTask(WithoutAdversary):
             for key in ("pixel_values", "latent_mean", "latent_std")
             if key in samples[0]
         }
+        shape = self._shape_of_latents(batch)
         if self.frozen.vae is not None and self.settings.sample_posterior:
-            batch["posterior_noise"] = standard_normal(seed, "diffusion/posterior", numbers, self.latent_shape)
+            batch["posterior_noise"] = standard_normal(seed, "diffusion/posterior", numbers, shape)
             if self.settings.inpainting:
                 # Noise of its own: shared, it would tell the U-Net what is random in the latents that it is to find.
                 name = "diffusion/masked_posterior"
-                batch["masked_posterior_noise"] = standard_normal(seed, name, numbers, self.latent_shape)
+                batch["masked_posterior_noise"] = standard_normal(seed, name, numbers, shape)
         if self.settings.inpainting:
-            batch["mask"] = draw_masks(seed, numbers, self.config.data.resolution)
-        batch["noise"] = standard_normal(seed, "diffusion/noise", numbers, self.latent_shape)
+            batch["mask"] = draw_masks(seed, numbers, *batch["pixel_values"].shape[-2:])
+        batch["noise"] = standard_normal(seed, "diffusion/noise", numbers, shape)
         if self.settings.noise_offset:
-            offset = standard_normal(seed, "diffusion/offset", numbers, (self.latent_shape[0], 1, 1))
+            offset = standard_normal(seed, "diffusion/offset", numbers, (shape[0], 1, 1))
             batch["noise"] += self.settings.noise_offset * offset
         num_timesteps = self.scheduler.config["num_train_timesteps"]
         batch["timesteps"] = draw_timesteps(self.settings, seed, numbers, num_timesteps)
@@ -137,6 +149,13 @@ class DiffusionTask(WithoutAdversary):
             batch["input_ids"] = tokenize(self.frozen.tokenizer, distinct)
             batch["caption_rows"] = torch.tensor([distinct.index(caption) for caption in captions])
         return batch
+
+    def _shape_of_latents(self, batch: Batch) -> tuple[int, ...]:
+        """Tell the shape of one sample's latents; all samples of a batch have one shape."""
+        if "latent_mean" in batch:
+            return tuple(batch["latent_mean"].shape[1:])
+        height, width = (side // self.factor for side in batch["pixel_values"].shape[-2:])
+        return self.latent_shape[0], height, width
 
     @torch.no_grad()
     def prepare_batch(self, batch: Batch, step: int) -> Batch:

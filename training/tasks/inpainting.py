@@ -16,18 +16,19 @@ from training.data.pictures import to_picture
 from training.engine.random_streams import sample_rng
 
 
-def draw_masks(seed: int, sample_numbers: Sequence[int], resolution: int) -> torch.Tensor:
+def draw_masks(seed: int, sample_numbers: Sequence[int], height: int, width: int) -> torch.Tensor:
     """Draw a mask for each sample.
 
     Args:
         seed (`int`): Of the run.
         sample_numbers (sequence of `int`): Global numbers of the samples, which key the draws.
-        resolution (`int`): Side of the images, in pixels.
+        height (`int`): Of the images, in pixels.
+        width (`int`): Of the images, in pixels.
 
     Returns:
-        `torch.Tensor` of shape `(num_samples, 1, resolution, resolution)`, float32: 1 in the hole, else 0.
+        `torch.Tensor` of shape `(num_samples, 1, height, width)`, float32: 1 in the hole, else 0.
     """
-    masks = [sample_mask(sample_rng(seed, "diffusion/mask", n), resolution, resolution) for n in sample_numbers]
+    masks = [sample_mask(sample_rng(seed, "diffusion/mask", n), height, width) for n in sample_numbers]
     return torch.from_numpy(np.stack(masks)).float()[:, None]
 
 

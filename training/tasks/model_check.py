@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 
 import torch
 
-from sd_pipeline import SDDDPMScheduler, SDInpaintPipeline
+from sd_pipeline import SDDDPMScheduler, SDInpaintPipeline, SDUNet2DConditionModel
 from sd_pipeline.pipelines.scheduler_use import Scheduler
 from training.config import ConfigError, TrainConfig
+from training.data.latent_identity import check_cache_folder
 from training.tasks.components import (
     build,
     build_clip_model,
     build_text_model,
     build_unet,
     build_vae,
+    downsampling_factor,
     load_text_encoder,
 )
 from training.tasks.pretrained import load_pretrained
@@ -34,8 +37,11 @@ def check_models(
 
     Raises:
         ConfigError: Names the block at fault.
+        DataError: If the folder of the latent cache holds something else, or cannot be made.
     """
     pretrained = pretrained or load_pretrained(config)
+    if config.data.aspect_ratio_bucket_step is not None:
+        _check_bucket_step(config, config.data.aspect_ratio_bucket_step, finished, pretrained)
     if pretrained is not None:
         _check_cache(config, has_vae=pretrained.vae is not None)
         scheduler = build_scheduler(config, pretrained.vae is None, pretrained.scheduler)
@@ -63,9 +69,30 @@ def check_models(
         _check_sampler(config, build_scheduler(config, in_pixel_space=not has_vae))
 
 
+def _check_bucket_step(
+    config: TrainConfig, step: int, finished: Collection[str], pretrained: SDInpaintPipeline | None
+) -> None:
+    """Refuse sizes that the models cannot halve as often as they do."""
+    vae, unet = (None, None) if pretrained is None else (pretrained.vae, pretrained.unet)
+    with torch.device("meta"):
+        if pretrained is None and "autoencoder" in {*config.stages, *finished}:
+            vae = build_vae(config)
+        if pretrained is None and "diffusion" in config.stages:
+            unet = build("diffusion.unet", SDUNet2DConditionModel, config.diffusion.unet)
+    of_vae = 1 if vae is None else downsampling_factor(vae)
+    of_unet = 1 if unet is None else downsampling_factor(unet)
+    if step % (of_vae * of_unet):
+        raise ConfigError(
+            f"data.aspect_ratio_bucket_step = {step}: must be a multiple of {of_vae * of_unet}, as the autoencoder "
+            f"shrinks pictures by {of_vae} and the U-Net what it sees by {of_unet}"
+        )
+
+
 def _check_cache(config: TrainConfig, has_vae: bool) -> None:
     if config.diffusion.cache_latents and not has_vae:
         raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
+    if config.diffusion.cache_latents:
+        check_cache_folder(Path(config.latent_cache_dir).expanduser(), {})
 
 
 def _check_sampler(config: TrainConfig, scheduler: SDDDPMScheduler, of_pretrained: Scheduler | None = None) -> None:

@@ -94,7 +94,7 @@ class TextEncoderTask(WithoutAdversary):
 
     Args:
         config (`TrainConfig`): The run.
-        dataset (`CaptionedImages`): Training images and captions.
+        dataset (`CaptionedImages`): Training images and captions; the images are seen as squares.
         validation_dataset (`CaptionedImages`, *optional*): Held-out ones.
     """
 
@@ -106,7 +106,7 @@ class TextEncoderTask(WithoutAdversary):
     ) -> None:
         self.config = config
         self.pictures = dataset
-        self.dataset: Dataset[Any] = dataset
+        self.dataset: Dataset[Any] = dataset.squares()  # An image tower has one size.
         self.validation_dataset = validation_dataset
         block = config.text_encoder
         path = block.pretrained_model_name_or_path

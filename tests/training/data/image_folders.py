@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +36,12 @@ def cut(path: Path, share: float = 0.6) -> None:
     """Keep the beginning of a file."""
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
+
+
+def write_shapes(folder: Path, sizes: Sequence[tuple[int, int]]) -> Path:
+    """Write one picture of each size."""
+    for number, size in enumerate(sizes):
+        write_image(folder / f"{number:02d}.png", number, size)
+    rows = [{"file_name": f"{number:02d}.png", "text": f"picture {number}"} for number in range(len(sizes))]
+    write_metadata(folder, rows)
+    return folder

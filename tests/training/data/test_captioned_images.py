@@ -35,6 +35,9 @@ class GradientSource:
     def name(self, index: int) -> str:
         return f"picture {index}"
 
+    def fingerprint(self) -> str:
+        return "two gradients"
+
 
 def equal(first: CaptionedSample, second: CaptionedSample) -> bool:
     return torch.equal(first["pixel_values"], second["pixel_values"]) and first["caption"] == second["caption"]

@@ -88,7 +88,7 @@ def test_the_splits_of_a_folder(tmp_path):
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
 def test_workers_read_what_this_process_reads(tmp_path, kind, context):
     dataset = load(write(kind, tmp_path), shuffle_buffer_size=10)
-    sampler = GlobalBatchSampler(TOTAL, 4, 1, 0, 1, 0, 0, 8, order=dataset.order)
+    sampler = GlobalBatchSampler(dataset.order, 4, 1, 0, 1, 0, 8)
     here = list(DataLoader(dataset, batch_sampler=sampler))
     options = {"num_workers": 2, "multiprocessing_context": context}
     there = list(DataLoader(dataset, batch_sampler=sampler, **options))
@@ -100,7 +100,7 @@ def test_an_epoch_reads_each_image_once(tmp_path):
     dataset = load(write_tars(tmp_path, SIZES), shuffle_buffer_size=5, validation_fraction=0.1)
     total = len(dataset)
     for epoch in range(3):
-        indices = [dataset.order.index_of(7, epoch * total + position) for position in range(total)]
+        indices = [dataset.order.index(epoch * total + position, 8) for position in range(total)]
         assert sorted(indices) == list(range(total))
     assert sum(dataset.source.shard_sizes()) == total
 
@@ -113,7 +113,7 @@ def test_the_window_of_parquet_fits_into_memory(tmp_path, monkeypatch):
     assert 5 <= dataset.order.window <= 10
     reader = dataset.source.source.row_groups
     for number in range(40):
-        dataset[number, dataset.order.index_of(0, number)]
+        dataset[number, dataset.order.index(number, 8)]
         assert sum(group.nbytes for group in reader._groups.values()) <= 20 * size
     assert load(tmp_path, shuffle_buffer_size=3).order.window == 3
 
@@ -219,6 +219,24 @@ def test_an_image_that_is_found_to_be_damaged_in_training(tmp_path, monkeypatch,
     assert (sample["caption"], sample["index"], sample["sample_number"]) == ("text 6", 6, 77)
     assert "00005.png" in caplog.text
     assert "00006.png takes its place" in caplog.text
+
+
+def test_cached_latents_are_never_of_another_image(tmp_path, monkeypatch):
+    dataset = damaged(tmp_path, monkeypatch, on_bad_sample="skip").unreplaced()
+    with pytest.raises(DataError, match=r"00005\.png: it cannot be read as an image"):
+        dataset[77, 5]
+
+
+def test_what_a_latent_cache_asks_for(tmp_path):
+    """Another name for other images; sizes."""
+    write_tars(tmp_path, SIZES)
+    first, fewer = load(tmp_path).source, load(tmp_path, validation_fraction=0.1).source
+    assert first.image_size(3) == (16, 16)
+    assert first.fingerprint() == load(tmp_path, shuffle_buffer_size=3).source.fingerprint()
+    assert fewer.fingerprint() != first.fingerprint()
+    write_tars(tmp_path, [9, 14, 4])
+    assert load(tmp_path).source.fingerprint() != first.fingerprint()
+    assert load(tmp_path).squares().order is not None
 
 
 def test_what_a_worker_stumbles_over_is_one_line(tmp_path, monkeypatch):

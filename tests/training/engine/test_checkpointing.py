@@ -14,6 +14,8 @@ from training.engine.checkpointing import (
     TrainingState,
     list_checkpoints,
     load_checkpoint,
+    newest_checkpoint,
+    remove_leftovers,
     save_checkpoint,
     verify_checkpoint,
     write_json,
@@ -133,6 +135,48 @@ def test_the_oldest_are_pruned(tmp_path, limit, expected):
     assert [path.name for path in list_checkpoints(tmp_path)] == [f"checkpoint-{step}" for step in expected]
     assert load_checkpoint(tmp_path / "checkpoint-10").tensors["model"]["count"] == 10
     assert (tmp_path / "final").is_dir()
+
+
+def test_the_newest_whole_state_is_found_and_damaged_ones_are_named(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
+    for step in (1, 2, 3):
+        save_checkpoint(tmp_path, step, state(step), None)
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-3"
+    (tmp_path / "checkpoint-3" / "model.safetensors").write_bytes(b"cut")
+    (tmp_path / "checkpoint-2" / MANIFEST).unlink()
+    with pytest.warns(UserWarning, match="passed over a damaged training state") as warned:
+        assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
+    assert ["checkpoint-3: model.safetensors" in str(warned[0].message), len(warned)] == [True, 2]
+    (tmp_path / "checkpoint-1" / "state.json").unlink()
+    with pytest.warns(UserWarning, match="passed over"), pytest.raises(CheckpointError, match="all 3 training states"):
+        newest_checkpoint(tmp_path)
+
+
+def test_a_damaged_newer_state_does_not_cost_a_whole_older_one(tmp_path):
+    """Resumed from step 1 with only one state to keep: the damaged one does not count."""
+    for step in (1, 3):
+        save_checkpoint(tmp_path, step, state(step), None)
+    (tmp_path / "checkpoint-3" / "model.safetensors").write_bytes(b"")
+    save_checkpoint(tmp_path, 2, state(2), 1)
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-2", "checkpoint-3"]
+    with pytest.warns(UserWarning, match="passed over"):
+        assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
+
+
+def test_the_manifest_tells_what_it_is_a_state_of(tmp_path):
+    values = {"config": {"seed": 3}, "versions": {"torch": "2"}, "seconds": 1.0}
+    checkpoint = save_checkpoint(tmp_path, 5, TrainingState(state().tensors, values), None)
+    manifest = json.loads((checkpoint / MANIFEST).read_text())
+    assert [manifest["step"], manifest["config"], manifest["versions"]] == [5, {"seed": 3}, {"torch": "2"}]
+
+
+def test_leftovers_of_a_crash_are_removed(tmp_path):
+    save_checkpoint(tmp_path, 1, state(), None)
+    for name in (".checkpoint-2.partial", ".checkpoint-0.removed"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("cut")
+    remove_leftovers(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

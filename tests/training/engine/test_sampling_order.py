@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from training.engine.sampling_order import GlobalBatchSampler, WindowedOrder, epoch_order, index_of
+from training.engine.sampling_order import GlobalBatchSampler, ShuffledOrder, epoch_order, order_of
 
 GLOBAL_BATCH = 12
 
@@ -22,7 +22,8 @@ def sampler(
     start_step: int = 0,
     max_steps: int = 9,
 ) -> GlobalBatchSampler:
-    return GlobalBatchSampler(num_samples, batch_size, accumulation, rank, num_processes, seed, start_step, max_steps)
+    order = ShuffledOrder(num_samples, seed)
+    return GlobalBatchSampler(order, batch_size, accumulation, rank, num_processes, start_step, max_steps)
 
 
 def flat(batches) -> list[tuple[int, int]]:
@@ -43,8 +44,20 @@ def test_epochs_and_seeds_differ():
 
 
 def test_an_index_is_read_off_its_epoch():
-    assert [index_of(3, number, 5) for number in range(10)] == [*epoch_order(3, 0, 5), *epoch_order(3, 1, 5)]
-    assert index_of(3, 5_000_000, 5) == epoch_order(3, 1_000_000, 5)[0]
+    order = ShuffledOrder(5, 3)
+    assert [order.index(number, 4) for number in range(10)] == [*epoch_order(3, 0, 5), *epoch_order(3, 1, 5)]
+    assert order.index(5_000_000, 1) == order.index(5_000_000, 7) == epoch_order(3, 1_000_000, 5)[0]
+
+
+def test_a_data_set_may_have_an_order_of_its_own():
+    class Images(list):
+        order = None
+
+    images = Images(range(5))
+    assert [order_of(images, 3).index(number, 4) for number in range(5)] == epoch_order(3, 0, 5).tolist()
+    images.order = ShuffledOrder(2, 0)
+    assert order_of(images, 3) is images.order
+    assert [order_of(list(range(5)), 3).index(0, 1)] == epoch_order(3, 0, 5)[:1].tolist()
 
 
 def test_each_sample_is_seen_once_an_epoch_across_full_batches():
@@ -101,67 +114,3 @@ def test_a_loader_takes_the_keys_as_they_are():
 
     batches = list(DataLoader(Echo(), batch_sampler=sampler(max_steps=2), collate_fn=list))
     assert batches == list(sampler(max_steps=2))
-
-
-@pytest.mark.parametrize(
-    ("shard_sizes", "window"), [([7], 3), ([5, 0, 9, 1], 4), ([5, 5, 5], 100), ([1] * 20, 1), ([400, 3], 50)]
-)
-def test_a_windowed_epoch_has_each_sample_once(shard_sizes, window):
-    order, total = WindowedOrder(shard_sizes, window), sum(shard_sizes)
-    for epoch in range(3):
-        numbers = range(epoch * total, (epoch + 1) * total)
-        assert sorted(order.index_of(0, number) for number in numbers) == list(range(total))
-
-
-def test_a_windowed_order_stays_close():
-    """A window reads as many shards as its samples fill, and one more at each end."""
-    sizes, window = [30, 50, 40] * 20, 120
-    order, shard_of = WindowedOrder(sizes, window), np.repeat(np.arange(60), sizes)
-    for start in range(0, sum(sizes), window):
-        shards = {shard_of[order.index_of(5, number)] for number in range(start, start + window)}
-        assert len(shards) <= window // 30 + 2
-    indices = [order.index_of(5, number) for number in range(window)]
-    assert indices != sorted(indices)
-
-
-def test_large_shards_are_permuted_in_pieces():
-    order = WindowedOrder([1000], 10)
-    first = [min(order.index_of(0, number) for number in range(start, start + 10)) for start in range(0, 1000, 10)]
-    assert first != sorted(first)
-    assert all(max(order.index_of(0, n) for n in range(s, s + 10)) - first[s // 10] < 10 for s in range(0, 1000, 10))
-
-
-def test_windowed_epochs_and_seeds_differ():
-    order = WindowedOrder([10] * 10, 20)
-    orders = [[order.index_of(seed, 100 * e + n) for n in range(100)] for seed in (0, 1) for e in (0, 1)]
-    assert len({tuple(indices) for indices in orders}) == 4
-    assert len({tuple(index // 10 for index in indices) for indices in orders}) == 4
-
-
-def test_a_windowed_order_needs_the_memory_of_windows():
-    """An index of a billion samples is found without a list of them, and is the same from whatever side it is met."""
-    order = WindowedOrder([10_000] * 100_000, 1000)
-    numbers = [0, 999_999_999, 1_000_000_000, 500_000_123, 0]
-    found = [order.index_of(0, number) for number in numbers]
-    fresh = WindowedOrder([10_000] * 100_000, 1000)
-    assert found == [fresh.index_of(0, number) for number in numbers]
-    assert all(0 <= index < 1_000_000_000 for index in found)
-
-
-@pytest.mark.parametrize(
-    ("batch_size", "accumulation", "num_processes"), [(32, 1, 1), (8, 4, 1), (16, 1, 2), (8, 2, 2), (1, 8, 4)]
-)
-def test_every_split_of_a_windowed_step_has_the_same_samples(batch_size, accumulation, num_processes):
-    def batches(batch_size, accumulation, rank, num_processes, start_step=0):
-        order = WindowedOrder([13, 40, 22], 20)
-        return list(
-            GlobalBatchSampler(75, batch_size, accumulation, rank, num_processes, 3, start_step, 7, order=order)
-        )
-
-    whole = batches(32, 1, 0, 1)
-    ranks = [batches(batch_size, accumulation, rank, num_processes) for rank in range(num_processes)]
-    for step, expected in enumerate(whole):
-        parts = [rank[step * accumulation + micro_batch] for micro_batch in range(accumulation) for rank in ranks]
-        assert flat(parts) == expected
-    for start in range(7):
-        assert batches(batch_size, accumulation, 0, num_processes, start) == ranks[0][start * accumulation :]

@@ -11,7 +11,10 @@ from torch.distributions import Normal, kl_divergence
 from sd_pipeline import SDAutoencoderKL
 from tests.components import tiny_vae
 from tests.training.configurations import some_digits, tiny_train_config
+from tests.training.data.image_folders import write_shapes
 from training.config import AutoencoderConfig
+from training.data.captioned_images import CaptionedImages
+from training.data.image_folder import ImageFolderSource
 from training.engine.random_streams import standard_normal
 from training.tasks.autoencoder import AutoencoderTask, EvidenceLowerBound
 from training.tasks.losses import bernoulli_nll
@@ -162,6 +165,24 @@ def test_large_data_sets_are_measured_in_part(monkeypatch):
     posterior = task.vae.encode(torch.stack([task.dataset[i]["pixel_values"] for i in range(0, 40, 4)])).latent_dist
     drawn = posterior.mean + posterior.std * standard_normal(0, "autoencoder/posterior", range(10), (4, 8, 8))
     expected = drawn.double().transpose(0, 1).flatten(1)
+    mean, std = task.latent_statistics()
+    torch.testing.assert_close(mean, expected.mean(1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(std, expected.std(1, correction=0), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_pictures_of_several_shapes(tmp_path):
+    """Noise has the shape of the batch, and statistics weigh all places of all shapes alike."""
+    folder = write_shapes(tmp_path, [(60, 30), (40, 40), (30, 60)] * 14)
+    images = CaptionedImages(ImageFolderSource(folder), 32, aspect_ratio_bucket_step=8)
+    task = shifted(AutoencoderTask(tiny_train_config(), images, None))
+    places = []
+    for index in range(len(images)):
+        batch = task.collate([images[index]])
+        assert batch["noise"].shape[-2:] == tuple(side // 4 for side in batch["pixel_values"].shape[-2:])
+        posterior = task.vae.encode(batch["pixel_values"]).latent_dist
+        places.append((posterior.mean + posterior.std * batch["noise"])[0].flatten(1).double())
+    expected = torch.cat(places, dim=1)
     mean, std = task.latent_statistics()
     torch.testing.assert_close(mean, expected.mean(1), rtol=0, atol=1e-5)
     torch.testing.assert_close(std, expected.std(1, correction=0), rtol=0, atol=1e-5)

@@ -12,11 +12,13 @@ from sd_pipeline import SDDDPMScheduler, SDPipeline
 from sd_pipeline.schedulers.signal_to_noise import min_snr_weights
 from tests.components import tiny_text_encoder, tiny_tokenizer, tiny_unconditional_unet, tiny_unet, tiny_vae
 from tests.training.configurations import some_digits, tiny_train_config
+from training.engine.interruption import RunStopped
 from training.engine.random_streams import standard_normal
 from training.tasks.components import FrozenModels
 from training.tasks.diffusion import DenoisingModel, DiffusionTask
 
 TIMESTEPS = torch.tensor([0, 3, 500, 999])
+SPECK = torch.zeros(3, 4, 4)  # The smallest picture, to draw many samples quickly.
 PREDICTIONS = ("epsilon", "sample", "v_prediction", "mean")
 
 
@@ -158,24 +160,18 @@ def test_streams_of_one_sample_differ(frozen):
 @pytest.mark.parametrize("sampling", ["uniform", "stratified"])
 def test_timesteps_are_uniform_over_the_schedule(sampling):
     task = task_of(diffusion__scheduler={"num_train_timesteps": 10}, diffusion__timestep_sampling=sampling)
-    fake = [{"sample_number": number} for number in range(4000)]
-    timesteps = task_without_noise(task).collate(fake)["timesteps"]
+    fake = [{"sample_number": number, "pixel_values": SPECK} for number in range(4000)]
+    timesteps = task.collate(fake)["timesteps"]
     assert timesteps.dtype == torch.int64
     counts = torch.bincount(timesteps, minlength=10)
     assert len(counts) == 10
     assert ((counts - 400).abs() < (3 if sampling == "stratified" else 4 * 400**0.5)).all()
 
 
-def task_without_noise(task: DiffusionTask) -> DiffusionTask:
-    """Shrink the noise, to draw many samples quickly."""
-    task.latent_shape = (1, 1, 1)
-    return task
-
-
 @pytest.mark.parametrize("proportion", [0.0, 0.3, 1.0])
 def test_captions_are_dropped_at_their_rate(frozen, proportion):
-    task = task_without_noise(task_of(frozen, diffusion__proportion_empty_prompts=proportion))
-    captioned = [{"sample_number": number, "caption": "a red circle"} for number in range(4000)]
+    task = task_of(frozen, diffusion__proportion_empty_prompts=proportion)
+    captioned = [{"sample_number": number, "caption": "a red circle", "pixel_values": SPECK} for number in range(4000)]
     batch = task.collate(captioned)
     texts = [text.strip() for text in frozen.tokenizer.batch_decode(batch["input_ids"], skip_special_tokens=True)]
     assert set(texts) <= {"", "a red circle"}
@@ -220,8 +216,10 @@ def test_latents_are_sampled_and_scaled(frozen):
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_latents_may_be_the_mode_of_the_posterior(frozen, cached):
-    task = task_of(frozen, diffusion__sample_posterior=False, diffusion__cache_latents=cached)
+def test_latents_may_be_the_mode_of_the_posterior(frozen, cached, tmp_path):
+    task = task_of(
+        frozen, diffusion__sample_posterior=False, diffusion__cache_latents=cached, output_dir=str(tmp_path)
+    )
     batch = task.collate(samples(task, range(5)))
     assert "posterior_noise" not in batch
     images = torch.stack([task_of(frozen).dataset[number]["pixel_values"] for number in range(5)])
@@ -229,14 +227,31 @@ def test_latents_may_be_the_mode_of_the_posterior(frozen, cached):
     torch.testing.assert_close(task.prepare_batch(batch, 0)["latents"], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_cached_latents_are_those_of_the_images(frozen):
+def test_cached_latents_are_those_of_the_images(frozen, tmp_path):
     prepared = []
     for cached in (False, True):
-        task = task_of(frozen, diffusion__cache_latents=cached)
+        task = task_of(frozen, diffusion__cache_latents=cached, output_dir=str(tmp_path))
         prepared.append(task.prepare_batch(task.collate(samples(task, range(40, 48))), 0))
     assert prepared[0].keys() == prepared[1].keys()
     for name, value in prepared[0].items():
         torch.testing.assert_close(prepared[1][name], value)
+
+
+@pytest.mark.parametrize("chosen", [None, "elsewhere"])
+def test_the_cache_lies_where_the_configuration_says(frozen, tmp_path, chosen):
+    folder = None if chosen is None else str(tmp_path / chosen)
+    values = {"diffusion__cache_latents": True, "diffusion__latent_cache_dir": folder}
+    task = task_of(frozen, output_dir=str(tmp_path / "run"), **values)
+    expected = tmp_path / (chosen or "run/latents")
+    assert task.dataset.folder == expected
+    assert (expected / "cache.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == [chosen or "run"]
+
+
+def test_encoding_stops_where_it_is_asked_to(frozen, tmp_path):
+    config = tiny_train_config(output_dir=str(tmp_path))
+    with pytest.raises(RunStopped, match="run the same command again to resume"):
+        DiffusionTask(config, some_digits(8), frozen, stop_requested=lambda: True)
 
 
 def test_frozen_models_stay_as_they_are(frozen):

@@ -9,6 +9,9 @@ import torch
 from sd_pipeline import SDInpaintPipeline
 from tests.components import tiny_text_encoder, tiny_tokenizer, tiny_vae
 from tests.training.configurations import WITHOUT_TEXT, some_digits, tiny_train_config
+from tests.training.data.image_folders import write_shapes
+from training.data.captioned_images import CaptionedImages
+from training.data.image_folder import ImageFolderSource
 from training.tasks.components import FrozenModels
 from training.tasks.diffusion import DiffusionTask
 from training.tasks.inpainting import added_channels, draw_masks, holed_pictures
@@ -23,11 +26,11 @@ def task_of(with_vae: bool = True, **settings) -> DiffusionTask:
 
 
 def test_masks_belong_to_the_sample():
-    together = draw_masks(3, range(6), 32)
-    assert (together.shape, together.dtype) == ((6, 1, 32, 32), torch.float32)
+    together = draw_masks(3, range(6), 32, 48)
+    assert (together.shape, together.dtype) == ((6, 1, 32, 48), torch.float32)
     assert set(together.unique().tolist()) == {0.0, 1.0}
-    assert torch.equal(torch.cat([draw_masks(3, [number], 32) for number in range(6)]), together)
-    assert not torch.equal(draw_masks(4, range(6), 32), together)
+    assert torch.equal(torch.cat([draw_masks(3, [number], 32, 48) for number in range(6)]), together)
+    assert not torch.equal(draw_masks(4, range(6), 32, 48), together)
 
 
 def test_the_channels_are_the_mask_and_the_masked_image():
@@ -93,3 +96,20 @@ def test_the_masked_image_does_not_tell_the_noise_of_the_latents():
     noises = torch.stack([(latents - mode).flatten(), (masked - mode).flatten()])
     assert noises.abs().mean(1).min() > 0
     assert torch.corrcoef(noises)[0, 1].abs() < 0.2
+
+
+def test_pictures_of_several_shapes(tmp_path):
+    """Masks and noise have the shape of the batch; validation draws squares."""
+    folder = write_shapes(tmp_path, [(60, 30), (40, 40), (30, 60)])
+    images = CaptionedImages(ImageFolderSource(folder), 32, aspect_ratio_bucket_step=8)
+    config = tiny_train_config(diffusion__inpainting=True, diffusion__cache_latents=False, diffusion__noise_offset=0.1)
+    tokenizer = tiny_tokenizer()
+    task = DiffusionTask(config, images, FrozenModels(tokenizer, tiny_text_encoder(tokenizer), tiny_vae()))
+    for index, (height, width) in enumerate([(24, 40), (32, 32), (40, 24)]):
+        batch = task.collate([images[(number, index)] for number in (index, 7)])
+        assert batch["mask"].shape == (2, 1, height, width)
+        arguments = task.prepare_batch(batch)
+        assert arguments["added_channels"].shape == (2, 5, height // 4, width // 4)
+        assert torch.isfinite(task.model(**arguments)["loss"]).all()
+    task.model.eval()
+    assert task.validate(1).images["samples"].size == (3 * 32, 2 * 32)

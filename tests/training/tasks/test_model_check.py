@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
-from tests.components import tiny_text_encoder, tiny_tokenizer
+from sd_pipeline import SDInpaintPipeline
+from tests.components import tiny_components, tiny_text_encoder, tiny_tokenizer
 from tests.training.configurations import WITHOUT_TEXT, tiny_train_config
 from training.config import ConfigError
 from training.tasks.model_check import check_models
@@ -17,17 +20,24 @@ def changed(block: str, **keys) -> dict:
     return {f"{stage}__{name}": {**getattr(getattr(tiny_train_config(), stage), name), **keys}}
 
 
+IN_PIXELS = {"stages": ["diffusion"], "diffusion__unet": WITHOUT_TEXT, "diffusion__cache_latents": False}
+
+
 @pytest.mark.parametrize(
     ("values", "finished"),
     [
         ({}, []),
         ({"text_encoder__training": "joint"}, []),
         ({"stages": ["autoencoder", "diffusion"], "diffusion__unet": WITHOUT_TEXT}, []),
-        ({"stages": ["diffusion"], "diffusion__unet": WITHOUT_TEXT, "diffusion__cache_latents": False}, []),
+        (IN_PIXELS, []),
         ({"stages": ["diffusion"]}, ["text_encoder", "autoencoder"]),
         ({"stages": ["text_encoder"]}, []),
         ({"autoencoder__vae": {"posterior": "isotropic"}, "stages": ["autoencoder"]}, []),
         ({"evaluation__scheduler": "DPMSolverMultistepScheduler"}, []),
+        ({"data__aspect_ratio_bucket_step": 8, "diffusion__cache_latents": False}, []),
+        ({**IN_PIXELS, "data__aspect_ratio_bucket_step": 2}, []),
+        ({"stages": ["autoencoder"], "data__aspect_ratio_bucket_step": 4, "diffusion__cache_latents": False}, []),
+        ({"stages": ["text_encoder"], "data__aspect_ratio_bucket_step": 1, "diffusion__cache_latents": False}, []),
         (
             {
                 **changed("diffusion.scheduler", prediction_type="mean"),
@@ -122,3 +132,33 @@ def test_a_u_net_that_cannot_hear_a_pretrained_text_encoder(tmp_path):
     check_models(tiny_train_config(**pretrained))
     with pytest.raises(ConfigError, match=r"diffusion\.unet\.cross_attention_dim = 7: .* need 32"):
         check_models(tiny_train_config(**pretrained, **changed("diffusion.unet", cross_attention_dim=7)))
+
+
+@pytest.mark.parametrize(
+    ("values", "finished", "factors"),
+    [
+        ({}, [], (8, 4, 2)),
+        ({"stages": ["autoencoder"], "data__aspect_ratio_bucket_step": 2}, [], (4, 4, 1)),
+        ({"stages": ["diffusion"]}, ["text_encoder", "autoencoder"], (8, 4, 2)),
+        ({**IN_PIXELS, "data__aspect_ratio_bucket_step": 1}, [], (2, 1, 2)),
+    ],
+)
+def test_sizes_of_buckets_that_the_models_cannot_halve(values, finished, factors):
+    values = {"data__aspect_ratio_bucket_step": 4, "diffusion__cache_latents": False, **values}
+    step, (multiple, of_vae, of_unet) = values["data__aspect_ratio_bucket_step"], factors
+    message = (
+        f"data.aspect_ratio_bucket_step = {step}: must be a multiple of {multiple}, as the autoencoder shrinks "
+        f"pictures by {of_vae} and the U-Net what it sees by {of_unet}"
+    )
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}$"):
+        check_models(tiny_train_config(**values), finished)
+
+
+def test_buckets_of_a_pretrained_model():
+    pretrained = SDInpaintPipeline(**tiny_components())
+    values = {"stages": ["diffusion"], "diffusion__cache_latents": False}
+    check_models(tiny_train_config(**values, data__aspect_ratio_bucket_step=8), pretrained=pretrained)
+    with pytest.raises(
+        ConfigError, match=r"^data\.aspect_ratio_bucket_step = 4: must be a multiple of 8, .* by 4 .* 2$"
+    ):
+        check_models(tiny_train_config(**values, data__aspect_ratio_bucket_step=4), pretrained=pretrained)

@@ -1,0 +1,141 @@
+"""The files of a latent cache: posteriors of consecutive images as safetensors, each with a checksum of its own."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save
+
+from training.data.errors import DataError
+from training.data.latent_identity import CacheIdentity
+from training.engine.checkpointing import flush
+
+# Safetensors writes several entries of its metadata in an order that changes from process to process, so there is one.
+_LABEL = "latents"
+_SECONDS_OF_A_WRITE = 3600.0
+
+
+def shard_file(folder: Path, shard: int) -> Path:
+    """Name the file of a shard."""
+    return folder / f"shard-{shard:05d}.safetensors"
+
+
+def write_shard(folder: Path, identity: CacheIdentity, shard: int, mean: torch.Tensor, logvar: torch.Tensor) -> None:
+    """Write a shard aside, flush it and put it in place.
+
+    Args:
+        folder (`Path`): The cache's folder.
+        identity (`CacheIdentity`): The cache.
+        shard (`int`): Number of the shard.
+        mean (`torch.Tensor` of shape `(n, channels, height, width)`): Posterior means, float32.
+        logvar (`torch.Tensor`, same shape): Posterior log-variances, float32.
+
+    Raises:
+        OSError: If the disk refuses. Nothing is left but what was there before.
+    """
+    tensors = {"mean": mean.contiguous(), "logvar": logvar.contiguous()}
+    label = _label(identity, shard)
+    metadata = {_LABEL: json.dumps({**label, "sha256": _checksum(label, tensors)}, sort_keys=True)}
+    file = shard_file(folder, shard)
+    aside = file.with_name(f".{file.name}.{uuid.uuid4().hex}")
+    try:
+        aside.write_bytes(save(tensors, metadata))
+        flush(aside)
+        os.replace(aside, file)
+        flush(folder)
+    except OSError as error:
+        told = f"{error.strerror}; no shard is lost that was finished, run the same command again to go on"
+        raise OSError(error.errno or errno.EIO, told, str(file)) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def open_shard(folder: Path, identity: CacheIdentity, shard: int) -> dict[str, torch.Tensor]:
+    """Map a shard into memory, without checking its content.
+
+    Args:
+        folder (`Path`): The cache's folder.
+        identity (`CacheIdentity`): The cache.
+        shard (`int`): Number of the shard.
+
+    Returns:
+        `dict[str, torch.Tensor]`: `mean` and `logvar` of shape `(n, channels, height, width)`, float32. The system
+        reads of the file what is looked at, and may forget it again.
+
+    Raises:
+        DataError: If the file is missing or cut, or holds something else.
+    """
+    file = shard_file(folder, shard)
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
+        reason = "it is missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
+        raise DataError(f"{file}: {reason}") from error
+    shape = (len(identity.rows(shard)), *identity.latent_shape)
+    kinds = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    if kinds != dict.fromkeys(("mean", "logvar"), (shape, torch.float32)):
+        raise DataError(f"{file}: it does not hold mean and logvar of shape {shape}")
+    return tensors
+
+
+def shard_damage(folder: Path, identity: CacheIdentity, shard: int) -> str | None:
+    """Compare a shard with its checksum.
+
+    Args:
+        folder (`Path`): The cache's folder.
+        identity (`CacheIdentity`): The cache.
+        shard (`int`): Number of the shard.
+
+    Returns:
+        `str` or `None`: what is wrong with the file, in one line that names it; `None` where it is whole.
+
+    Raises:
+        DataError: If it is whole and belongs to another cache.
+    """
+    file = shard_file(folder, shard)
+    try:
+        tensors = open_shard(folder, identity, shard)
+        with safe_open(file, framework="pt") as opened:
+            label = json.loads(opened.metadata()[_LABEL])
+        checksum = label.pop("sha256")
+    except DataError as error:
+        return str(error)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{file}: its metadata cannot be read ({error.__class__.__name__})"
+    if checksum != _checksum(label, tensors):
+        return f"{file}: it differs from its checksum"
+    if label != _label(identity, shard):
+        raise DataError(f"{file}: belongs to another latent cache or place; remove it, and it is built again")
+    return None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes were writing; no write takes an hour, so that of a living one is left alone."""
+    for path in folder.glob(".*"):
+        try:
+            if (
+                path.name.startswith((".shard-", ".cache.json."))
+                and time.time() - path.stat().st_mtime > _SECONDS_OF_A_WRITE
+            ):
+                path.unlink(missing_ok=True)
+        except OSError:
+            continue  # Another process was faster, or the folder may only be read.
+
+
+def _label(identity: CacheIdentity, shard: int) -> dict[str, object]:
+    return {"fingerprint": identity.fingerprint, "first_image": identity.rows(shard).start}
+
+
+def _checksum(label: dict[str, object], tensors: dict[str, torch.Tensor]) -> str:
+    found = hashlib.sha256(json.dumps(label, sort_keys=True).encode())
+    for name in sorted(tensors):
+        found.update(tensors[name].numpy().data)
+    return found.hexdigest()
