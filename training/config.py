@@ -57,6 +57,12 @@ class DataConfig:
             sees the scenes of the split `pair` that hold one of these and no other. Empty: the split `seen`.
         validation_fraction: Part of a folder or Hub data set without a validation split that is held out.
         dataloader_num_workers: Worker processes that load images; 0 loads in the training process.
+        streaming: Read every image where it lies when it is needed, from `.tar` (webdataset) or `.parquet` shards;
+            `dataset` is then a folder, a URL (`https://host/{000..010}.tar`, `hf://datasets/...`) or a Hub name. In
+            `.tar` files, `image_column` and `caption_column` are extensions, the latter also a key of `.json` members.
+            A tokenizer learns from the first million captions. `on_bad_sample: skip` also puts the next image in the
+            place of one that is found to be damaged in training.
+        shuffle_buffer_size: With `streaming`, the samples that are shuffled together, after the order of the shards.
     """
 
     dataset: str
@@ -74,6 +80,8 @@ class DataConfig:
     shape_pairs: list[list[str]] = field(default_factory=list)
     validation_fraction: float = 0.0
     dataloader_num_workers: int = 0
+    streaming: bool = False
+    shuffle_buffer_size: int = 10_000
 
     def __post_init__(self) -> None:
         require(bool(self.dataset.strip()), "data.dataset", self.dataset, "the name or the folder of a data set")
@@ -87,6 +95,12 @@ class DataConfig:
         require(0 <= self.validation_fraction < 1, "data.validation_fraction", self.validation_fraction, "in [0, 1)")
         workers = self.dataloader_num_workers
         require(workers >= 0, "data.dataloader_num_workers", workers, "at least 0")
+        require(self.shuffle_buffer_size >= 1, "data.shuffle_buffer_size", self.shuffle_buffer_size, "at least 1")
+        allowed = "null with data.streaming, as the sizes of images are not known before they are read"
+        require(not (self.streaming and step is not None), "data.aspect_ratio_bucket_step", step, allowed)
+        is_made = self.dataset in ("digits", "shapes")
+        allowed = f"false for {self.dataset}, whose images are made or loaded whole"
+        require(not (self.streaming and is_made), "data.streaming", self.streaming, allowed)
 
 
 @dataclass(frozen=True)

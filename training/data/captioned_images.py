@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import logging
 from typing import TypedDict
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from training.data.aspect_ratio_buckets import aspect_ratio_buckets, nearest_buckets, sizes_of
+from training.data.errors import DataError
 from training.data.image_source import ImageSource
 from training.data.image_transforms import crop_and_resize, to_pixel_values
+from training.data.shard_storage import ShardError
 from training.engine.bucket_order import BucketOrder
 from training.engine.random_streams import sample_rng
+from training.engine.sampling_order import SampleOrder
 
 SampleKey = tuple[int, int]
 """Global sample number, which keys all chance, and index of the image."""
+MAX_REPLACEMENTS = 100
+
+logger = logging.getLogger(__name__)
 
 
 class CaptionedSample(TypedDict):
@@ -43,12 +53,19 @@ class CaptionedImages(Dataset[CaptionedSample]):
         random_flip (`bool`, defaults to `False`):
             Mirror every other picture. Captions that speak of left and right, and text in a picture, become false.
         seed (`int`, defaults to 0): The seed of the run.
+        order (`SampleOrder`, *optional*): The order that training reads the samples in, if the source has its own.
+        max_captions (`int`, *optional*): How many captions `captions` lists at most; all by default.
+        skip_unreadable (`bool`, defaults to `False`):
+            Take the next picture, and its caption, in the place of one that cannot be decoded, and warn. Which one
+            that is follows from the index alone, so that resumed and split runs agree.
 
     Attributes:
-        order (`BucketOrder` or `None`): With buckets, the order whose global batches are of one shape each.
+        order (`SampleOrder` or `None`): That of the argument, or, with buckets, the `BucketOrder` whose global batches
+            are of one shape each.
 
     Raises:
-        DataError: When a picture is read that cannot be decoded, or, with buckets, has a header that cannot be read.
+        DataError: When a picture is read that cannot be decoded (or, with `skip_unreadable`, 100 in a row), or, with
+            buckets, has a header that cannot be read.
 
     Example:
         ```python
@@ -70,13 +87,19 @@ class CaptionedImages(Dataset[CaptionedSample]):
         center_crop: bool = True,
         random_flip: bool = False,
         seed: int = 0,
+        order: SampleOrder | None = None,
+        max_captions: int | None = None,
+        skip_unreadable: bool = False,
     ) -> None:
         self.source = source
         self.resolution = resolution
         self.center_crop = center_crop
         self.random_flip = random_flip
         self.seed = seed
-        self.order: BucketOrder | None = None
+        self.order = order
+        self.max_captions = max_captions
+        self.skip_unreadable = skip_unreadable
+        self._bucket_of: np.ndarray | None = None
         if aspect_ratio_bucket_step is not None:
             self._buckets = aspect_ratio_buckets(resolution, aspect_ratio_bucket_step)
             self._bucket_of = nearest_buckets(sizes_of(source), self._buckets)
@@ -87,24 +110,31 @@ class CaptionedImages(Dataset[CaptionedSample]):
 
     def squares(self) -> CaptionedImages:
         """Give the same pictures, all as squares: for models of one size."""
-        return CaptionedImages(
-            self.source,
-            self.resolution,
-            center_crop=self.center_crop,
-            random_flip=self.random_flip,
-            seed=self.seed,
-        )
+        if self._bucket_of is None:
+            return self
+        squares = copy.copy(self)
+        squares._bucket_of = squares.order = None
+        return squares
+
+    def unreplaced(self) -> CaptionedImages:
+        """Give the same pictures, none of which takes the place of another: an unreadable one is an error."""
+        unreplaced = copy.copy(self)
+        unreplaced.skip_unreadable = False
+        return unreplaced
 
     def sample_size(self, index: int) -> tuple[int, int]:
         """Tell width and height of a sample, without reading the image."""
-        return (self.resolution, self.resolution) if self.order is None else self._buckets[self._bucket_of[index]]
+        if self._bucket_of is None:
+            return self.resolution, self.resolution
+        return self._buckets[self._bucket_of[index]]
 
     @property
     def captions(self) -> list[str]:
-        """Every caption of every image, in order: what a tokenizer is trained on."""
-        return [
+        """Every caption of every image, in order, or the first of them: what a tokenizer is trained on."""
+        texts = (
             text for caption in self.source.captions for text in ([caption] if isinstance(caption, str) else caption)
-        ]
+        )
+        return list(itertools.islice(texts, self.max_captions))
 
     def __getitem__(self, key: SampleKey | int) -> CaptionedSample:
         """Read one sample.
@@ -118,13 +148,27 @@ class CaptionedImages(Dataset[CaptionedSample]):
             `caption`, `index` and `sample_number`.
         """
         sample_number, index = key if isinstance(key, tuple) else (key, key)
-        picture = self._picture(sample_number, index)
+        picture, index = self._readable_picture(sample_number, index)
         return CaptionedSample(
             pixel_values=to_pixel_values(picture),
             caption=self.caption(sample_number, index),
             index=index,
             sample_number=sample_number,
         )
+
+    def _readable_picture(self, sample_number: int, index: int) -> tuple[Image.Image, int]:
+        """Make the picture of an image, or of the next one that can be read, and tell of which."""
+        for attempt in itertools.count(1):
+            try:
+                return self._picture(sample_number, index), index
+            except ShardError:
+                raise
+            except DataError as error:
+                if not self.skip_unreadable or attempt == MAX_REPLACEMENTS:
+                    raise
+                index = (index + 1) % len(self)
+                logger.warning("%s; %s takes its place", error, self.source.name(index))
+        raise AssertionError("the loop returns or raises")
 
     def _picture(self, sample_number: int, index: int) -> Image.Image:
         image = self.source.image(index)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -11,9 +12,13 @@ from training.data.digits import DigitsSource
 from training.data.encoded_images import MAX_IMAGE_PIXELS
 from training.data.errors import DataError
 from training.data.image_source import ImageSource, SourceSubset
-from training.data.sample_checks import usable_indices
+from training.data.remaining_samples import RemainingSamples
+from training.data.sample_checks import unusable_streamed, usable_indices
 from training.data.shapes import ShapesSource
+from training.data.shard_listing import find_shards
+from training.data.shard_storage import Shard
 from training.data.stored_datasets import Splits, find_splits
+from training.data.streamed_images import MAX_LISTED_CAPTIONS, StreamedImageSource, open_streamed
 from training.engine.random_streams import sample_rng, stream_key
 
 SPLITS = ("train", "validation")
@@ -38,6 +43,8 @@ def load_captioned_images(
     validation_fraction: float = 0.0,
     dataset_revision: str | None = None,
     dataset_config_name: str | None = None,
+    streaming: bool = False,
+    shuffle_buffer_size: int = 10_000,
     seed: int = 0,
 ) -> CaptionedImages:
     """Load the images and captions of a split, checked.
@@ -50,7 +57,8 @@ def load_captioned_images(
             are the split of that name if the data set has one, else `validation_fraction` of its images, and none
             (length 0) if that is 0.
         dataset (`str`):
-            `"digits"`, `"shapes"`, path of a folder (see `find_splits`) or name of a data set on the Hub.
+            `"digits"`, `"shapes"`, path of a folder (see `find_splits`) or name of a data set on the Hub. With
+            `streaming`: a folder, URL or Hub data set with shards (see `find_shards`).
         resolution (`int`): Side of the square pictures, in pixels.
         aspect_ratio_bucket_step (`int`, *optional*): Bring training pictures to the nearest of several shapes, whose
             sides are multiples of this (see `aspect_ratio_buckets`). Those for validation stay squares.
@@ -68,6 +76,9 @@ def load_captioned_images(
         validation_fraction (`float`, defaults to 0): Share of the images to hold out, in [0, 1).
         dataset_revision (`str`, *optional*): Branch, tag or commit on the Hub.
         dataset_config_name (`str`, *optional*): Configuration (subset) of a data set that has several.
+        streaming (`bool`, defaults to `False`): Read every image where it lies when it is needed, through an index
+            (`index_of_shards`), in an order that reads shard after shard (`WindowedOrder`).
+        shuffle_buffer_size (`int`, defaults to 10,000): Samples that are shuffled together with `streaming`.
         seed (`int`, defaults to 0): The seed of the run; it also draws the scenes of `shapes` and the held-out images.
 
     Returns:
@@ -80,9 +91,22 @@ def load_captioned_images(
     if shape_pairs and dataset != "shapes":
         raise DataError(f"data.shape_pairs is {list(shape_pairs)}; allowed for {dataset!r}: an empty list")
     _check_arguments(split, dataset, random_flip, validation_fraction, dataset_revision, dataset_config_name)
+    if streaming and dataset in BUILT_IN:
+        raise DataError(f"data.streaming is true; allowed for {dataset!r}: false, as its images are made here")
     is_train = split == "train"
     source: ImageSource
-    if dataset == "digits":
+    order = None
+    if streaming:
+        shards = find_shards(dataset, dataset_revision, dataset_config_name)
+        read = partial(
+            open_streamed,
+            image_column=image_column,
+            caption_column=caption_column,
+            max_image_pixels=max_image_pixels,
+        )
+        source = _load_streamed(split, shards, read, dataset, on_bad_sample, validation_fraction, seed)
+        order = source.order(shuffle_buffer_size, seed) if isinstance(source, RemainingSamples) and is_train else None
+    elif dataset == "digits":
         source = DigitsSource(split)
     elif dataset == "shapes":
         number, series = (num_samples, seed) if is_train else (NUM_VALIDATION_SHAPES, stream_key(seed, "validation"))
@@ -104,6 +128,9 @@ def load_captioned_images(
         center_crop=center_crop or not is_train,
         random_flip=random_flip and is_train,
         seed=seed,
+        order=order,
+        max_captions=MAX_LISTED_CAPTIONS if streaming else None,
+        skip_unreadable=streaming and on_bad_sample == "skip",
     )
 
 
@@ -128,6 +155,29 @@ def _check_arguments(
                 raise DataError(f"data.{key} is {value!r}; allowed for {dataset}: null")
 
 
+def _load_streamed(
+    split: str,
+    shards: Mapping[str, list[Shard]],
+    read: Callable[[list[Shard]], StreamedImageSource],
+    dataset: str,
+    on_bad_sample: str,
+    validation_fraction: float,
+    seed: int,
+) -> ImageSource:
+    if "validation" in shards:
+        _refuse_fraction(dataset, validation_fraction)
+    has_split = split == "validation" and "validation" in shards
+    source = read(shards["validation" if has_split else _name_of_train_split(shards, dataset)])
+    held_out = np.array([] if has_split else sorted(_held_out(len(source), validation_fraction, seed)), dtype=np.int64)
+    unusable = unusable_streamed(source, on_bad_sample, dataset)
+    if split == "validation" and not has_split:
+        return SourceSubset(source, np.setdiff1d(held_out, unusable).tolist())
+    samples = RemainingSamples(source, np.union1d(held_out, unusable))
+    if split == "train" and not len(samples):
+        raise DataError(f"data.dataset {dataset!r} is empty: it has no usable image")
+    return samples
+
+
 def _load_stored(
     split: str, splits: Splits, dataset: str, on_bad_sample: str, validation_fraction: float, seed: int
 ) -> ImageSource:
@@ -146,7 +196,7 @@ def _load_stored(
     return SourceSubset(source, usable)
 
 
-def _name_of_train_split(splits: Splits, dataset: str) -> str:
+def _name_of_train_split(splits: Mapping[str, object], dataset: str) -> str:
     if "train" in splits:
         return "train"
     if len(splits) != 1:
@@ -155,6 +205,8 @@ def _name_of_train_split(splits: Splits, dataset: str) -> str:
 
 
 def _held_out(num_images: int, fraction: float, seed: int) -> set[int]:
+    if not fraction:
+        return set()
     order = sample_rng(seed, "held-out images", 0).permutation(num_images)
     return set(order[: int(np.ceil(fraction * num_images))].tolist())
 

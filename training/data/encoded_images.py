@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from PIL import Image
 
@@ -23,7 +24,7 @@ class EncodedImageSource(ABC):
     """Base of the sources whose images are encoded files or bytes, which may be missing, damaged or too large.
 
     Args:
-        captions (`list[Caption]`): A caption, or several, for each image; `""` where there is none.
+        captions (sequence of `Caption`): A caption, or several, for each image; `""` where there is none.
         problems (`dict[int, str]`): What is wrong with samples that cannot be used, as far as it is known from the
             listing (no caption, no such file), by index.
         max_image_pixels (`int`): Pictures of more pixels are refused before they are decoded.
@@ -32,7 +33,7 @@ class EncodedImageSource(ABC):
         DataError: If `max_image_pixels` is out of range.
     """
 
-    def __init__(self, captions: list[Caption], problems: dict[int, str], max_image_pixels: int) -> None:
+    def __init__(self, captions: Sequence[Caption], problems: dict[int, str], max_image_pixels: int) -> None:
         if not 0 < max_image_pixels <= PILLOW_PIXEL_LIMIT:
             raise DataError(f"data.max_image_pixels is {max_image_pixels}; allowed: 1 to {PILLOW_PIXEL_LIMIT}")
         self.captions = captions

@@ -159,7 +159,8 @@ class _Pictures(Dataset[torch.Tensor | DataError]):
     """The pictures alone. Bad ones are handed over as errors: raised in a worker, their one line would become many."""
 
     def __init__(self, dataset: CaptionedImages) -> None:
-        self.dataset = dataset
+        # The latents of an image that takes another's place would have that one's caption.
+        self.dataset = dataset.unreplaced()
 
     def __getitem__(self, index: int) -> torch.Tensor | DataError:
         try:

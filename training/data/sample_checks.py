@@ -7,10 +7,14 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from training.data.encoded_images import EncodedImageSource
 from training.data.errors import DataError
+from training.data.streamed_images import StreamedImageSource
 
 MAX_VERIFIED_IMAGES = 20_000
+NUM_STREAMED_IMAGES = 200
 NUM_NAMED_PROBLEMS = 5
 
 logger = logging.getLogger(__name__)
@@ -35,17 +39,59 @@ def usable_indices(source: EncodedImageSource, indices: Sequence[int], on_bad_sa
     Raises:
         DataError: If samples are bad and `on_bad_sample` is `"error"`, or if `on_bad_sample` is something else.
     """
+    _check_choice(on_bad_sample)
+    verify = on_bad_sample == "skip" or len(indices) <= MAX_VERIFIED_IMAGES
+    problems = _problems(source, indices, verify)
+    _tell([problem for problem in problems if problem is not None], len(indices), on_bad_sample, dataset)
+    return [index for index, problem in zip(indices, problems, strict=True) if problem is None]
+
+
+def unusable_streamed(source: StreamedImageSource, on_bad_sample: str, dataset: str) -> np.ndarray:
+    """Check a streamed source before long work starts: all captions, by its index, and some images.
+
+    These are the first 200, and the last one of each shard, of 200 shards at most. An image that is found to be
+    damaged later is an error, or is replaced by the next one if bad samples are to be skipped (`CaptionedImages`).
+
+    Args:
+        source (`StreamedImageSource`): The images.
+        on_bad_sample (`str`): `"error"` or `"skip"`.
+        dataset (`str`): Name of the data set, for the message.
+
+    Returns:
+        `numpy.ndarray`, int64: sorted indices of the samples that are known to be bad.
+
+    Raises:
+        DataError: If samples are bad and `on_bad_sample` is `"error"`, or a shard cannot be read.
+    """
+    _check_choice(on_bad_sample)
+    ends = source.index.starts[1:][np.diff(source.index.starts) > 0]
+    places = np.linspace(0, len(ends) - 1, min(len(ends), NUM_STREAMED_IMAGES)).astype(int)
+    first = np.arange(min(len(source), NUM_STREAMED_IMAGES))
+    tested = [index for index in np.union1d(first, ends[places] - 1).tolist() if index not in source.problems]
+    told = dict(zip(tested, _problems(source, tested, verify=True), strict=True))
+    bad = sorted({*source.problems, *(index for index, problem in told.items() if problem is not None)})
+    named = [told.get(index) or source.problem(index, verify=False) or "" for index in bad[:NUM_NAMED_PROBLEMS]]
+    _tell([*named, *[""] * (len(bad) - len(named))], len(source), on_bad_sample, dataset)
+    return np.array(bad, dtype=np.int64)
+
+
+def _problems(source: EncodedImageSource, indices: Sequence[int], verify: bool) -> list[str | None]:
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        return list(pool.map(lambda index: source.problem(index, verify), indices))
+
+
+def _check_choice(on_bad_sample: str) -> None:
     if on_bad_sample not in ("error", "skip"):
         raise DataError(f"data.on_bad_sample is {on_bad_sample!r}; allowed: 'error', 'skip'")
-    verify = on_bad_sample == "skip" or len(indices) <= MAX_VERIFIED_IMAGES
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        problems = list(pool.map(lambda index: source.problem(index, verify), indices))
-    found = [problem for problem in problems if problem is not None]
-    if found and on_bad_sample == "error":
-        raise DataError(f"{_summary(found, len(indices), dataset)} (data.on_bad_sample: skip leaves such samples out)")
-    if found:
-        logger.warning("left out: %s", _summary(found, len(indices), dataset))
-    return [index for index, problem in zip(indices, problems, strict=True) if problem is None]
+
+
+def _tell(problems: list[str], num_samples: int, on_bad_sample: str, dataset: str) -> None:
+    """Raise one error about bad samples, or warn once."""
+    if problems and on_bad_sample == "error":
+        summary = _summary(problems, num_samples, dataset)
+        raise DataError(f"{summary} (data.on_bad_sample: skip leaves such samples out)")
+    if problems:
+        logger.warning("left out: %s", _summary(problems, num_samples, dataset))
 
 
 def _summary(problems: list[str], num_samples: int, dataset: str) -> str:

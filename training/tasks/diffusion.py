@@ -67,7 +67,7 @@ class DiffusionTask(WithoutAdversary):
         self.pretrained = pretrained
         self.pictures = dataset.squares()
         self.dataset: Dataset[Any] = self._cached(dataset, stop_requested)
-        self.captions = dataset.captions
+        self.captions = list(dict.fromkeys(dataset.captions))[:_PICTURES]
         resolution, vae = config.data.resolution, frozen.vae
         channels = 3 if vae is None else vae.config["latent_channels"]
         self.factor = 1 if vae is None else downsampling_factor(vae)
@@ -248,4 +248,4 @@ class DiffusionTask(WithoutAdversary):
             export_model(folder, finished, self.pretrained)
 
     def _prompts(self) -> list[str]:
-        return self.config.evaluation.validation_prompts or list(dict.fromkeys(self.captions))[:_PICTURES]
+        return self.config.evaluation.validation_prompts or self.captions
