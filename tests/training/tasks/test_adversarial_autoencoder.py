@@ -182,7 +182,7 @@ torch.save(weights, folder / f"{accelerator.process_index}-of-{accelerator.num_p
 
 @pytest.mark.slow
 def test_two_processes_keep_both_networks_equal(tmp_path):
-    """After 50 steps: the same bits on both ranks; and the numbers of one process with the whole batch, to rounding."""
+    """After 50 steps the same bits on both ranks; before, the numbers of one process with the whole batch."""
     for num_processes in (1, 2):
         script = tmp_path / "train.py"
         script.write_text(TRAIN)
