@@ -63,6 +63,7 @@ def offences(folder: str, *forbidden: str) -> list[str]:
         ("training/evaluation", ["training.tasks", "training.engine", "training.config"]),
         ("training/config_stages.py", ["training", "sd_pipeline"]),
         ("training/config_io.py", ["training.engine", "training.tasks", "training.data", "sd_pipeline"]),
+        *((f"training/{part}", ["training.stages", "training.diagnosis"]) for part in ("engine", "tasks", "data")),
         ("training", ["tests"]),
     ],
 )

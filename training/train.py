@@ -8,42 +8,26 @@ Running the same command again resumes, and does nothing where all is finished. 
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import torch
-from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 from transformers.utils.logging import disable_progress_bar
 
 from training.config import STAGES, ConfigError, TrainConfig
 from training.config_io import check_resumable, config_to_yaml, find_output_dir, parse_config, read_yaml
-from training.data.captioned_images import CaptionedImages
-from training.data.catalogue import load_captioned_images
 from training.data.errors import DataError
 from training.engine.checkpointing import CheckpointError, write_text
 from training.engine.disk_space import is_full_disk
-from training.engine.distribution import sharded_parts, wants_sharding
 from training.engine.interruption import RunStopped, StopSignal
 from training.engine.run_folder import RunFolder
 from training.engine.run_lock import RunFolderError
 from training.engine.run_status import RunState, write_status
-from training.engine.state_tensors import load_trained_tensors, trained_tensors
-from training.engine.task import Task
-from training.engine.tracking import MetricsLog
-from training.engine.trainer import Trainer
-from training.tasks.autoencoder import AutoencoderTask
-from training.tasks.components import load_frozen_models
-from training.tasks.diffusion import DiffusionTask
+from training.stages import build_task, load_data, start_accelerator, train_stage
 from training.tasks.model_check import check_models
-from training.tasks.pretrained import frozen_models_of, load_pretrained
-from training.tasks.text_encoder import TextEncoderTask
+from training.tasks.pretrained import load_pretrained
 
 _FULL_DISK = "the training states that were written stand; free some space and run the same command again"
 
@@ -139,94 +123,6 @@ def check_order(folder: RunFolder, pending: Sequence[str]) -> None:
             )
         if stage not in pending and folder.has_begun(stage) and folder.record(stage) is None:
             raise ConfigError(f"stages = {list(pending)}: {stage} in {folder.path} is not finished; list it before")
-
-
-def load_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages | None]:
-    """Load the training images and, if there are any, the held-out ones."""
-    arguments = {**dataclasses.asdict(config.data), "seed": config.seed}
-    del arguments["dataloader_num_workers"]
-    return load_captioned_images("train", **arguments), load_captioned_images("validation", **arguments)
-
-
-def start_accelerator(config: TrainConfig) -> Accelerator:
-    """Set up device, processes, precision and trackers; the configuration wins over the launcher's flags."""
-    if config.mixed_precision == "fp16" and wants_sharding():
-        raise ConfigError("mixed_precision = 'fp16': must be no or bf16 with FSDP, which has no gradient scaler")
-    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
-        raise ConfigError(
-            "the launcher asks for DeepSpeed, which is not supported; configs/accelerate/fsdp2.yaml shards too"
-        )
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = config.allow_tf32
-    try:
-        return Accelerator(
-            cpu=not torch.accelerator.is_available(),
-            mixed_precision=str(config.mixed_precision),
-            # The trainer accumulates by itself; an explicit plugin keeps the launcher's setting out.
-            gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-            # The main process validates and exports alone; the others may have to wait for long.
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
-            log_with=None if config.report_to == "none" else config.report_to,
-            project_dir=str(Path(config.output_dir) / "logs"),
-        )
-    except ValueError as error:
-        raise ConfigError(f"mixed_precision = {config.mixed_precision!r}: {error}") from error
-
-
-def train_stage(
-    stage: str,
-    config: TrainConfig,
-    folder: RunFolder,
-    accelerator: Accelerator,
-    stop_signal: StopSignal,
-    build_task: Callable[[], Task],
-) -> None:
-    """Train one stage from its newest training state, and put its output in place."""
-    started = time.monotonic()
-    task = build_task()
-    trainer = Trainer(
-        task,
-        config.stage(stage),
-        accelerator,
-        folder.stage(stage),
-        MetricsLog(folder.metrics_file),
-        stop_signal,
-        seed=config.seed,
-        config=dataclasses.asdict(config),
-        check_resumable=lambda saved, place: check_resumable(saved, config, place),
-        num_workers=config.data.dataloader_num_workers,
-    )
-    before = time.monotonic() - started
-    trainer.fit()
-    if sharded_parts(task.model):
-        # An export needs whole weights, which a sharded network cannot be turned back into.
-        weights = trained_tensors(task.model)
-        task = build_task()
-        load_trained_tensors(task.model, weights)
-    if accelerator.is_main_process:
-        folder.finish(stage, task.export, trainer.step, before + trainer.seconds)
-    accelerator.wait_for_everyone()
-
-
-def build_task(
-    stage: str,
-    config: TrainConfig,
-    folder: RunFolder,
-    device: torch.device,
-    dataset: CaptionedImages,
-    validation_dataset: CaptionedImages | None,
-) -> Task:
-    """Build what a stage trains, upon what the earlier stages have made."""
-    if stage == "text_encoder":
-        return TextEncoderTask(config, dataset, validation_dataset)
-    if stage == "autoencoder":
-        clip = folder.result("text_encoder") / "clip"
-        return AutoencoderTask(config, dataset, validation_dataset, clip if clip.is_dir() else None, device)
-    pretrained = load_pretrained(config)
-    if pretrained is not None:
-        return DiffusionTask(config, dataset, frozen_models_of(pretrained, device), pretrained)
-    made = {s: folder.result(s) if folder.record(s) is not None else None for s in STAGES[:2]}
-    frozen = load_frozen_models(made["text_encoder"], made["autoencoder"], device)
-    return DiffusionTask(config, dataset, frozen)
 
 
 if __name__ == "__main__":

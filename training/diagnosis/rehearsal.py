@@ -1,0 +1,104 @@
+"""Rehearsing a run: every stage takes two real updates on a few images, with a save, a load and an export."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import resource
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+
+from training.config import TrainConfig
+from training.data.captioned_images import CaptionedImages
+from training.engine.interruption import StopSignal
+from training.engine.run_folder import RunFolder
+from training.stages import build_task, train_stage
+
+
+@dataclasses.dataclass(frozen=True)
+class RehearsedStage:
+    """What was measured of a stage.
+
+    Args:
+        stage (`str`): Its name.
+        seconds_per_step (`float`): Of the second update, with one process.
+        checkpoint_bytes (`int`): Of a training state.
+        result_bytes (`int`): Of the finished output.
+        peak_bytes (`int`): Most memory in use so far, of the accelerator if there is one, else of the process.
+    """
+
+    stage: str
+    seconds_per_step: float
+    checkpoint_bytes: int
+    result_bytes: int
+    peak_bytes: int
+
+
+def rehearse(
+    config: TrainConfig, stage: str, folder: Path, accelerator: Accelerator, dataset: CaptionedImages
+) -> RehearsedStage:
+    """Train a stage for one update, save, export, load the state again, and go on for another one.
+
+    Args:
+        config (`TrainConfig`): The run.
+        stage (`str`): What to rehearse; the stages before it have been, in the same folder.
+        folder (`Path`): Where the rehearsal writes.
+        accelerator (`accelerate.Accelerator`): Device and precision.
+        dataset (`CaptionedImages`): A few images.
+
+    Returns:
+        `RehearsedStage`: what was measured.
+    """
+    run = RunFolder(folder)
+    for steps in (1, 2):
+        short = shortened(config, folder, steps)
+        build = partial(build_task, stage, short, run, accelerator.device, dataset, dataset)
+        train_stage(stage, short, run, accelerator, StopSignal(), build)
+    return RehearsedStage(
+        stage,
+        _seconds_of_last_step(run.stage(stage)),
+        _size_of(run.stage(stage) / "checkpoint-2"),
+        _size_of(run.result(stage)),
+        peak_memory(accelerator.device),
+    )
+
+
+def shortened(config: TrainConfig, folder: Path, steps: int) -> TrainConfig:
+    """Make a run of a few steps out of a run, with the same models and batches.
+
+    Args:
+        config (`TrainConfig`): The run.
+        folder (`Path`): Where the short one writes.
+        steps (`int`): Updates of each stage.
+    """
+    changes = {"max_train_steps": steps, "checkpointing_steps": 1, "logging_steps": 1, "validation_steps": None}
+    blocks: dict[str, Any] = {stage: dataclasses.replace(getattr(config, stage), **changes) for stage in config.stages}
+    blocks["diffusion"] = dataclasses.replace(blocks.get("diffusion", config.diffusion), latent_cache_dir=None)
+    blocks["evaluation"] = dataclasses.replace(config.evaluation, num_inference_steps=2)
+    return dataclasses.replace(config, output_dir=str(folder), report_to="none", **blocks)
+
+
+def _seconds_of_last_step(folder: Path) -> float:
+    """Read from two training states how long the update between them took."""
+    seconds = [
+        json.loads((folder / f"checkpoint-{step}" / "state.json").read_text(encoding="utf-8"))["seconds"]
+        for step in (1, 2)
+    ]
+    return float(max(seconds[1] - seconds[0], 1e-3))
+
+
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the most memory that was in use, in bytes: of the accelerator, or of this process on a CPU."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
