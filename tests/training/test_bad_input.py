@@ -137,7 +137,7 @@ def test_a_latent_cache_in_a_folder_of_something_else(capsys, run_file, tmp_path
     arguments = [*run_file(), f"--diffusion.latent_cache_dir={tmp_path / 'mine'}"]
     expect_refusal(capsys, arguments, "diffusion.latent_cache_dir", "thesis.txt", "cache.json")
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["status.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".lock", "status.json"]
 
 
 def test_an_output_folder_that_is_a_file(capsys, run_file, tmp_path):

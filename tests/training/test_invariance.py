@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.data.shards import write_digit_tars
 from tests.training.runs import ROOT, TIMEOUT, environment, launch_command, rows, tiny_config, write_config
 
 pytestmark = pytest.mark.slow
@@ -32,15 +33,19 @@ SPLITS = {
 }
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """A run with a finished text encoder and a finished autoencoder."""
+@pytest.fixture(scope="module", params=["map-style", "streamed"])
+def prepared(request, tmp_path_factory):
+    """A run with a finished text encoder and a finished autoencoder, and the kind of its data."""
     folder = tmp_path_factory.mktemp("prepared")
     config = tiny_config(folder / "out", stages=["text_encoder", "autoencoder"])
+    if request.param == "streamed":
+        shards = write_digit_tars(folder / "shards", 5, 40)
+        config["data"] |= {"dataset": str(shards), "streaming": True, "shuffle_buffer_size": 50}
+        config["diffusion"]["cache_latents"] = False
     config["diffusion"] |= {"train_batch_size": GLOBAL_BATCH, "max_train_steps": STEPS}
     file = write_config(folder / "run.yaml", config)
     run(file, folder / "out", (1, 1, False))
-    return file, folder / "out"
+    return file, folder / "out", request.param
 
 
 def run(config: Path, out: Path, split: tuple[int, int, bool], *arguments: str) -> None:
@@ -65,7 +70,7 @@ def run(config: Path, out: Path, split: tuple[int, int, bool], *arguments: str) 
 
 def trained(prepared, tmp_path: Path, *parts: tuple[int, tuple[int, int, bool]]) -> tuple[torch.Tensor, dict]:
     """Train the diffusion stage up to each of the given steps with the given split; return losses and weights."""
-    config, finished = prepared
+    config, finished, _ = prepared
     out = tmp_path / "out"
     shutil.copytree(finished, out)
     for last_step, split in parts:
@@ -75,6 +80,7 @@ def trained(prepared, tmp_path: Path, *parts: tuple[int, tuple[int, int, bool]])
 
 
 def test_every_split_trains_alike(prepared, tmp_path):
+    kind = prepared[-1]
     plain = (STEPS, SPLITS["1 x 32"])
     kinds = {name: [(STEPS, split)] for name, split in SPLITS.items()}
     kinds["2 x 16, then 1 x 32 from step 7"] = [(7, SPLITS["2 x 16"]), plain]
@@ -85,12 +91,13 @@ def test_every_split_trains_alike(prepared, tmp_path):
         results[name] = trained(prepared, tmp_path / str(number), *parts)
     reference_losses, reference_weights = results["1 x 32"]
     assert len(reference_losses) == STEPS
-    print(f"\n{'split of the global batch':<42}{'largest difference of a loss':>30}{'of an averaged weight':>24}")
+    title = f"split of the global batch, {kind} data"
+    print(f"\n{title:<46}{'largest difference of a loss':>30}{'of an averaged weight':>24}")
     largest = {}
     for name, (losses, weights) in results.items():
         largest[name] = float((losses - reference_losses).abs().max())
         of_weights = max(float((weights[key].float() - reference_weights[key].float()).abs().max()) for key in weights)
-        print(f"{name:<42}{largest[name]:>30.1e}{of_weights:>24.1e}")
+        print(f"{name:<46}{largest[name]:>30.1e}{of_weights:>24.1e}")
     assert {name: value for name, value in largest.items() if value > TOLERANCE} == {}
 
 

@@ -84,12 +84,15 @@ def trainers_below(pid: int) -> list[int]:
 def test_a_signal_saves_and_stops(tmp_path, num_processes, launcher, number, target, workers):
     config, out = long_config(tmp_path), tmp_path / "out"
     process = start(config, num_processes, launcher, f"--data.dataloader_num_workers={workers}")
-    wait_until(lambda: has_trained(out), process)
-    if target == "group":
-        os.killpg(process.pid, number)
-    else:
-        os.kill(process.pid if target == "process" else trainers_below(process.pid)[-1], number)
-    _, errors = process.communicate(timeout=TIMEOUT)
+    try:
+        wait_until(lambda: has_trained(out), process)
+        if target == "group":
+            os.killpg(process.pid, number)
+        else:
+            os.kill(process.pid if target == "process" else trainers_below(process.pid)[-1], number)
+        _, errors = process.communicate(timeout=TIMEOUT)
+    finally:
+        process.terminate()  # A launcher that has ended takes no notice.
     deadline = time.monotonic() + 60
     while status(out)["state"] == "running" and time.monotonic() < deadline:
         time.sleep(0.1)  # a launcher may end before its child has saved

@@ -1,9 +1,7 @@
-"""Whole runs on streamed digits: crashed and resumed, and split over processes and accumulation."""
+"""Whole runs on streamed digits, crashed and resumed. How they may be split is in `test_invariance.py`."""
 
 from __future__ import annotations
 
-import io
-import json
 import shutil
 from pathlib import Path
 
@@ -11,9 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.data.shards import write_tar
+from tests.training.data.shards import write_digit_tars
 from tests.training.runs import rows, run_training, status, tiny_config, write_config
-from training.data.digits import DigitsSource
 
 STEPS = 7
 pytestmark = pytest.mark.slow
@@ -23,18 +20,10 @@ pytestmark = pytest.mark.slow
 def finished(tmp_path_factory):
     """A finished run of all three stages on three tar files of 30 digits, in a global batch of 8, with workers."""
     folder = tmp_path_factory.mktemp("streamed")
-    digits = DigitsSource("train")
-    for shard in range(3):
-        members = []
-        for number in range(30 * shard, 30 * (shard + 1)):
-            file = io.BytesIO()
-            digits.image(number).save(file, "PNG")
-            members += [(f"{number:04d}.png", file.getvalue())]
-            members += [(f"{number:04d}.txt", str(digits.captions[number]).encode())]
-        write_tar(folder / "shards" / f"{shard:03d}.tar", members)
+    shards = write_digit_tars(folder / "shards", 3, 30)
     config = tiny_config(folder / "out")
     config["data"] = {
-        "dataset": str(folder / "shards"),
+        "dataset": str(shards),
         "resolution": 32,
         "streaming": True,
         "shuffle_buffer_size": 20,
@@ -82,23 +71,3 @@ def test_a_run_that_crashed_goes_on_to_the_bit(finished, tmp_path, step):
     expected, found = state(out), state(crashed)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
-
-
-@pytest.mark.parametrize(("num_processes", "batch_size", "accumulation"), [(1, 2, 4), (2, 4, 1), (2, 2, 2)])
-def test_every_split_of_the_global_batch_trains_alike(finished, tmp_path, num_processes, batch_size, accumulation):
-    config, out = finished
-    split = tmp_path / "split"
-    shutil.copytree(out, split)
-    for name in ("diffusion", "pipeline"):
-        shutil.rmtree(split / name)
-    lines = (split / "metrics.jsonl").read_text().splitlines(keepends=True)
-    (split / "metrics.jsonl").write_text("".join(x for x in lines if json.loads(x)["stage"] != "diffusion"))
-    changes = [
-        f"--diffusion.train_batch_size={batch_size}",
-        f"--diffusion.gradient_accumulation_steps={accumulation}",
-    ]
-    process = run_training(["--config", str(config), f"--output_dir={split}", *changes], num_processes)
-    assert process.returncode == 0, process.stderr
-    expected, found = losses(out), losses(split)
-    assert [step for step, _ in found] == [step for step, _ in expected]
-    assert all(abs(a - b) <= 1e-5 for (_, a), (_, b) in zip(expected, found, strict=True))

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from tests.training.data.image_folders import write_metadata
+from training.data.digits import DigitsSource
 
 
 def encoded(number: int, kind: str = "PNG", side: int = 16) -> bytes:
@@ -56,6 +57,20 @@ def shares(sizes: Sequence[int]) -> list[range]:
 def write_tars(folder: Path, sizes: Sequence[int], split: str = "train") -> Path:
     for shard, numbers in enumerate(shares(sizes)):
         write_tar(folder / f"{split}-{shard:04d}.tar", tar_members(numbers))
+    return folder
+
+
+def write_digit_tars(folder: Path, num_shards: int, each: int) -> Path:
+    """Write handwritten digits with their captions."""
+    digits = DigitsSource("train")
+    for shard, numbers in enumerate(shares([each] * num_shards)):
+        members = []
+        for number in numbers:
+            file = io.BytesIO()
+            digits.image(number).save(file, "PNG")
+            members += [(f"{number:04d}.png", file.getvalue())]
+            members += [(f"{number:04d}.txt", str(digits.captions[number]).encode())]
+        write_tar(folder / f"{shard:03d}.tar", members)
     return folder
 
 

@@ -36,7 +36,7 @@ def test_the_tower_sees_what_its_training_showed_it(judge, side):
     """Cropped, resized and scaled as the data set does it, whatever the batch; and nothing is normalised."""
     images = noise(side, 33)
     found = clip_image_features(judge, images)
-    pixel_values = torch.stack([to_pixel_values(crop_and_resize(image, 32)) for image in images])
+    pixel_values = torch.stack([to_pixel_values(crop_and_resize(image, (32, 32))) for image in images])
     with torch.no_grad():
         expected = ContrastiveModel(tiny_clip()).image_embeddings(pixel_values).numpy()
     assert found.shape == (33, PROJECTION_DIM)

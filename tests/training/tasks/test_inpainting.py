@@ -108,7 +108,7 @@ def test_pictures_of_several_shapes(tmp_path):
     for index, (height, width) in enumerate([(24, 40), (32, 32), (40, 24)]):
         batch = task.collate([images[(number, index)] for number in (index, 7)])
         assert batch["mask"].shape == (2, 1, height, width)
-        arguments = task.prepare_batch(batch)
+        arguments = task.prepare_batch(batch, 0)
         assert arguments["added_channels"].shape == (2, 5, height // 4, width // 4)
         assert torch.isfinite(task.model(**arguments)["loss"]).all()
     task.model.eval()
