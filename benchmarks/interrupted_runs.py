@@ -29,8 +29,10 @@ from training.engine.checkpointing import CheckpointError, list_checkpoints, ver
 
 ROOT = Path(__file__).parents[1]
 STAGES = ("text_encoder", "autoencoder", "diffusion")
-LONGEST_LIFE = 14.0
-"""Seconds after which a process is killed at the latest; a whole run takes about as long on two cores."""
+LONGEST_LIFE = 6.0
+"""Seconds of training after which a process is interrupted at the latest."""
+SHARE_WHILE_STARTING = 0.1
+"""Share of the interruptions that come while a process starts, which takes longer than it trains."""
 FREE_FOR_RUN = 64
 """Size of the disk that is filled, MiB."""
 
@@ -113,10 +115,7 @@ def _wait(process: subprocess.Popen[str]) -> int:
 
 def kill(process: subprocess.Popen[str], out: Path, rng: random.Random) -> tuple[int, bool]:
     """Kill a training and whatever belongs to it at a random moment, or within a save after it."""
-    deadline = time.monotonic() + rng.uniform(0, LONGEST_LIFE)
-    wants_save = rng.random() < 0.5
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
+    wants_save = await_moment(process, out, rng) and rng.random() < 0.5
     while wants_save and process.poll() is None and not _is_saving(out):
         time.sleep(0.0005)
     time.sleep(rng.uniform(0, 0.01))
@@ -127,14 +126,28 @@ def kill(process: subprocess.Popen[str], out: Path, rng: random.Random) -> tuple
     return process.returncode, was_saving
 
 
+def await_moment(process: subprocess.Popen[str], out: Path, rng: random.Random) -> bool:
+    """Wait for a random moment, and say whether the process has begun to train by then."""
+    started = time.time()
+    is_early = rng.random() < SHARE_WHILE_STARTING
+    status = out / "status.json"
+    while process.poll() is None and not is_early:
+        if status.exists() and status.stat().st_mtime > started:  # "running"
+            break
+        time.sleep(0.01)
+    deadline = time.monotonic() + rng.uniform(0, LONGEST_LIFE)
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return not is_early
+
+
 def _is_saving(out: Path) -> bool:
     return any(out.glob("*/.checkpoint-*.partial"))
 
 
 def fill_disk(process: subprocess.Popen[str], disk_folder: Path, rng: random.Random) -> int:
     """Fill the disk at a random moment and leave it full until the training ends; then make room again."""
-    with suppress(subprocess.TimeoutExpired):
-        process.wait(timeout=rng.uniform(0, LONGEST_LIFE))
+    await_moment(process, disk_folder / "run", rng)
     filler = disk_folder / "filler"
     with suppress(OSError), filler.open("wb", buffering=0) as stream:
         while True:

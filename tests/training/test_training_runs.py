@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.training.runs import (
     ROOT,
@@ -27,6 +27,7 @@ from tests.training.runs import (
     tiny_config,
     write_config,
 )
+from training.engine.checkpointing import TrainingState, load_checkpoint, save_checkpoint
 from training.train import main
 
 
@@ -128,15 +129,18 @@ def final_state(out: Path, step: int) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def test_a_stopped_run_goes_on_to_the_bit(finished, tmp_path):
+@pytest.mark.parametrize("num_processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_stopped_run_goes_on_to_the_bit(finished, tmp_path, num_processes):
     """A SIGTERM to the launcher's process group saves and ends; the same command again ends as if nothing had been."""
     config, out = finished
     arguments = ["--config", str(config), "--diffusion.max_train_steps=30", "--diffusion.checkpointing_steps=1000"]
+    arguments.append(f"--diffusion.train_batch_size={8 // num_processes}")
     straight, stopped = copy_of(out, tmp_path / "straight"), copy_of(out, tmp_path / "stopped")
-    assert run_training([*arguments, f"--output_dir={straight}"]).returncode == 0
+    assert run_training([*arguments, f"--output_dir={straight}"], num_processes).returncode == 0
 
-    command = launch_command([*arguments, f"--output_dir={stopped}"])
-    process = subprocess.Popen(command, env=environment(), cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
+    command = launch_command([*arguments, f"--output_dir={stopped}"], num_processes)
+    variables = environment(**({"ACCELERATE_USE_CPU": "true"} if num_processes > 1 else {}))
+    process = subprocess.Popen(command, env=variables, cwd=ROOT, stderr=subprocess.PIPE, start_new_session=True)
     deadline = time.monotonic() + TIMEOUT
     while len(rows(stopped, "diffusion")) < 5 and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -148,7 +152,7 @@ def test_a_stopped_run_goes_on_to_the_bit(finished, tmp_path):
     saved = rows(stopped, "diffusion")[-1]["step"]
     assert 5 <= saved < 30
 
-    assert run_training([*arguments, f"--output_dir={stopped}"]).returncode == 0
+    assert run_training([*arguments, f"--output_dir={stopped}"], num_processes).returncode == 0
     expected, found = final_state(straight, 30), final_state(stopped, 30)
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[key], found[key]) for key in expected)
@@ -234,6 +238,43 @@ def test_resuming_with_another_global_batch_is_refused(finished, tmp_path, capsy
     changes = ["--diffusion.max_train_steps=6", "--diffusion.train_batch_size=4"]
     assert main(["--config", str(config), f"--output_dir={longer}", *changes]) == 2
     assert "the product must stay 8" in capsys.readouterr().err
+
+
+def test_a_training_state_of_another_run_is_refused(finished, tmp_path, capsys):
+    """Put into the folder from elsewhere, it would go on as something that neither run is."""
+    config, out = finished
+    target = tmp_path / "out"
+    shutil.copytree(out, target)
+    shutil.rmtree(target / "diffusion" / "checkpoint-4")
+    state = load_checkpoint(out / "diffusion" / "checkpoint-4")
+    foreign = {**state.values["config"], "seed": 9}
+    foreign["diffusion"] = {**foreign["diffusion"], "snr_gamma": 5.0}
+    save_checkpoint(target / "diffusion", 4, TrainingState(state.tensors, {**state.values, "config": foreign}), None)
+    assert main(["--config", str(config), f"--output_dir={target}", "--diffusion.max_train_steps=6"]) == 2
+    error = capsys.readouterr().err
+    assert f"{target}/diffusion/checkpoint-4" in error
+    assert "diffusion.snr_gamma: 5.0 -> None" in error
+    assert "seed: 9 -> 0" in error
+
+
+def test_a_cache_of_another_autoencoder_is_refused(finished, tmp_path, capsys):
+    """One that several runs share, made by a run whose autoencoder has other weights."""
+    config, out = finished
+    other = tmp_path / "other"
+    shutil.copytree(out, other)
+    shutil.rmtree(other / "diffusion")
+    shutil.rmtree(other / "pipeline")
+    weights = other / "autoencoder" / "final" / "vae" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(weights)
+    tensors["encoder.conv_in.bias"] += 1e-3
+    save_file(tensors, weights)
+    before = snapshot(out / "latents")
+    command = ["--config", str(config), f"--output_dir={other}", f"--diffusion.latent_cache_dir={out / 'latents'}"]
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert str(out / "latents") in error
+    assert "differing: autoencoder" in error
+    assert snapshot(out / "latents") == before
 
 
 def test_an_earlier_stage_cannot_be_trained_on_under_a_later_one(finished, capsys):
