@@ -98,15 +98,14 @@ def check_cache_folder(folder: Path, fingerprint: Mapping[str, str]) -> bool:
     existing = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
     if not existing.is_dir():
         raise DataError(f"{_named(folder)}: {existing} is no folder")
-    file = folder / CACHE_FILE
-    if not file.is_file():
-        strangers = (
-            sorted(path.name for path in folder.iterdir() if not path.name.startswith(".")) if folder.exists() else []
-        )
+    if not os.access(existing, os.R_OK | os.X_OK):
+        raise DataError(f"{_named(folder)}: {existing} cannot be read; take another diffusion.latent_cache_dir")
+    if not (folder / CACHE_FILE).is_file():
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        strangers = [name for name in names if not is_leftover(name)]
         if strangers:
-            raise DataError(
-                f"{_named(folder)}: holds {strangers[0]!r} but no {CACHE_FILE}, so it is no latent cache; {_MEND}"
-            )
+            reason = f"holds {strangers[0]!r} but no {CACHE_FILE}, so it is no latent cache"
+            raise DataError(f"{_named(folder)}: {reason}; {_MEND}")
         if not os.access(existing, os.W_OK | os.X_OK):
             raise DataError(f"{_named(folder)}: {existing} cannot be written; take another diffusion.latent_cache_dir")
         return False
@@ -119,6 +118,11 @@ def check_cache_folder(folder: Path, fingerprint: Mapping[str, str]) -> bool:
         )
         raise DataError(f"{_named(folder)}: holds latents of other input; differing: {names} ({values}); {_MEND}")
     return True
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether a file is one that a process was writing aside, for a cache, when it was killed."""
+    return name.startswith(".") and name.lstrip(".").startswith((f"{CACHE_FILE}.", "shard-"))
 
 
 def claim_cache_folder(folder: Path, identity: CacheIdentity) -> None:
@@ -185,9 +189,7 @@ def _write_first(file: Path, content: Mapping[str, Any]) -> None:
             os.link(aside, file)
         except FileExistsError:
             pass
-        except (
-            OSError
-        ):  # File systems without hard links; of two at a time the last one wins, and the other is refused.
+        except OSError:  # The file system has no hard links. Of two who write at a time, the last one has the folder.
             os.replace(aside, file)
     finally:
         aside.unlink(missing_ok=True)

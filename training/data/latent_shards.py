@@ -9,13 +9,14 @@ import os
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 
 from training.data.errors import DataError
-from training.data.latent_identity import CacheIdentity
+from training.data.latent_identity import CacheIdentity, is_leftover
 from training.engine.checkpointing import flush
 
 # Safetensors writes several entries of its metadata in an order that changes from process to process, so there is one.
@@ -59,7 +60,7 @@ def write_shard(folder: Path, identity: CacheIdentity, shard: int, mean: torch.T
 
 
 def open_shard(folder: Path, identity: CacheIdentity, shard: int) -> dict[str, torch.Tensor]:
-    """Map a shard into memory, without checking its content.
+    """Map a shard into memory, without comparing its content with its checksum.
 
     Args:
         folder (`Path`): The cache's folder.
@@ -71,18 +72,15 @@ def open_shard(folder: Path, identity: CacheIdentity, shard: int) -> dict[str, t
         reads of the file what is looked at, and may forget it again.
 
     Raises:
-        DataError: If the file is missing or cut, or holds something else.
+        DataError: If the file is missing or cut, or is not this shard of this cache.
     """
     file = shard_file(folder, shard)
-    try:
-        tensors = load_file(file)
-    except (OSError, SafetensorError, ValueError, RuntimeError) as error:
-        reason = "it is missing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())
-        raise DataError(f"{file}: {reason}") from error
+    label, tensors = _read(file)
+    if {**label, "sha256": None} != {**_label(identity, shard), "sha256": None}:
+        raise DataError(f"{file}: belongs to another latent cache or place; remove it, and it is built again")
     shape = (len(identity.rows(shard)), *identity.latent_shape)
-    kinds = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-    if kinds != dict.fromkeys(("mean", "logvar"), (shape, torch.float32)):
-        raise DataError(f"{file}: it does not hold mean and logvar of shape {shape}")
+    if any(tensor.shape != shape or tensor.dtype != torch.float32 for tensor in tensors.values()):
+        raise DataError(f"{file}: mean and logvar must be float32 of shape {shape}")
     return tensors
 
 
@@ -102,32 +100,36 @@ def shard_damage(folder: Path, identity: CacheIdentity, shard: int) -> str | Non
     """
     file = shard_file(folder, shard)
     try:
-        tensors = open_shard(folder, identity, shard)
-        with safe_open(file, framework="pt") as opened:
-            label = json.loads(opened.metadata()[_LABEL])
-        checksum = label.pop("sha256")
+        label, tensors = _read(file)
     except DataError as error:
         return str(error)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{file}: its metadata cannot be read ({error.__class__.__name__})"
-    if checksum != _checksum(label, tensors):
+    if label.pop("sha256", None) != _checksum(label, tensors):
         return f"{file}: it differs from its checksum"
-    if label != _label(identity, shard):
-        raise DataError(f"{file}: belongs to another latent cache or place; remove it, and it is built again")
+    open_shard(folder, identity, shard)
     return None
 
 
 def remove_leftovers(folder: Path) -> None:
     """Remove what killed processes were writing; no write takes an hour, so that of a living one is left alone."""
-    for path in folder.glob(".*"):
+    for path in folder.iterdir():
         try:
-            if (
-                path.name.startswith((".shard-", ".cache.json."))
-                and time.time() - path.stat().st_mtime > _SECONDS_OF_A_WRITE
-            ):
+            if is_leftover(path.name) and time.time() - path.stat().st_mtime > _SECONDS_OF_A_WRITE:
                 path.unlink(missing_ok=True)
         except OSError:
             continue  # Another process was faster, or the folder may only be read.
+
+
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Map a file, and read what it says of itself."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            label = json.loads(opened.metadata()[_LABEL])
+        tensors = load_file(file)
+        return {**label}, {name: tensors[name] for name in ("logvar", "mean")}
+    except FileNotFoundError as error:
+        raise DataError(f"{file}: it is missing") from error
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise DataError(f"{file}: it is cut or damaged ({error.__class__.__name__})") from error
 
 
 def _label(identity: CacheIdentity, shard: int) -> dict[str, object]:

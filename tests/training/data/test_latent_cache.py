@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.training.configurations import some_digits
 from training.data import latent_identity
 from training.data.captioned_images import CaptionedImages
 from training.data.digits import DigitsSource
+from training.data.errors import DataError
 from training.data.latent_cache import CachedLatents
 
 SHARD = 64
@@ -115,6 +117,17 @@ def test_a_copy_for_another_process_holds_no_latents(tmp_path: Path) -> None:
     copied = pickle.loads(pickle.dumps(cached))
     assert len(pickle.dumps(cached)) == before
     assert torch.equal(copied[(0, 5)]["latent_mean"], sample["latent_mean"])
+
+
+def test_a_cache_that_is_replaced_under_a_run_is_not_used(tmp_path: Path) -> None:
+    """Somebody removes the folder and builds another cache in it, before all of its files were looked at."""
+    cached = CachedLatents(some_digits(2 * SHARD), tiny_vae(), tmp_path / "latents")
+    before = cached[(0, 0)]["latent_mean"]
+    shutil.rmtree(tmp_path / "latents")
+    CachedLatents(some_digits(2 * SHARD), tiny_vae(seed=9), tmp_path / "latents")
+    assert torch.equal(cached[(0, 0)]["latent_mean"], before)
+    with pytest.raises(DataError, match="belongs to another latent cache"):
+        cached[(0, SHARD)]
 
 
 def memory(kind: str) -> int:

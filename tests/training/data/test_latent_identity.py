@@ -87,9 +87,10 @@ def test_a_damaged_description_is_refused(folder: Path, text: str) -> None:
     expect_refusal(folder, "cache.json cannot be read", MEND)
 
 
-def test_what_holds_something_else_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "thesis.txt").write_text("years of work")
-    expect_refusal(tmp_path, "holds 'thesis.txt' but no cache.json")
+@pytest.mark.parametrize("name", ["thesis.txt", ".git", "shard-00000.safetensors"])
+def test_what_holds_something_else_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("years of work")
+    expect_refusal(tmp_path, f"holds {name!r} but no cache.json")
 
 
 def test_files_in_the_way_are_refused(tmp_path: Path) -> None:
@@ -108,7 +109,8 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_and_what_a_killed_process_left_are_no_hindrance(tmp_path: Path) -> None:
-    (tmp_path / ".cache.json.4f").write_text("{")
+    for name in (".cache.json.4f", "..cache.json.4f.37", ".shard-00000.safetensors.4f"):
+        (tmp_path / name).write_text("{")
     CachedLatents(some_digits(5), tiny_vae(), tmp_path)
 
 
