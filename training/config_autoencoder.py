@@ -102,5 +102,9 @@ class AutoencoderConfig(StageConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         std, scale = self.likelihood_std, self.kl_scale
+        starts = self.adversarial.start_step
+        allowed = f"below autoencoder.max_train_steps, {self.max_train_steps}, or the discriminator never takes part"
+        is_used = self.adversarial.scale == 0 or starts < self.max_train_steps
+        require(is_used, "autoencoder.adversarial.start_step", starts, allowed)
         require(0 < std < INFINITY, "autoencoder.likelihood_std", std, "above 0 and finite")
         require(0 <= scale < INFINITY, "autoencoder.kl_scale", scale, "at least 0 and finite")

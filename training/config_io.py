@@ -152,6 +152,15 @@ def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def keys_of(kind: type, prefix: str = "") -> Iterator[str]:
+    """Yield the keys of a configuration, `block.key`, without what lies in keys that hold keyword arguments."""
+    for key, value in get_type_hints(kind).items():
+        if dataclasses.is_dataclass(value):
+            yield from keys_of(value, f"{prefix}{key}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{key}"
+
+
 def check_resumable(saved: Mapping[str, Any], config: TrainConfig, place: str | None = None) -> None:
     """Refuse to continue a run with a configuration that would make it another run.
 
@@ -165,10 +174,11 @@ def check_resumable(saved: Mapping[str, Any], config: TrainConfig, place: str | 
     """
     old, new = flatten(saved), flatten(dataclasses.asdict(config))
     defaults = flatten(dataclasses.asdict(TrainConfig(DataConfig(config.data.dataset), config.output_dir)))
+    own_keys = set(keys_of(TrainConfig))
     changed = []
     for key in sorted(old.keys() | new.keys()):
         # A key that an older version did not have yet has the value of that time: its default.
-        default = defaults.get(key) if key.count(".") <= 1 else None
+        default = defaults.get(key) if key in own_keys else None
         before, after = old.get(key, default), new.get(key)
         if before == after or key.startswith(_FREE_BLOCKS):
             continue

@@ -19,6 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 from training.config import STAGES, ConfigError, TrainConfig
 from training.config_io import check_resumable, config_to_yaml, find_output_dir, parse_config, read_yaml
 from training.data.errors import DataError
+from training.data.latent_identity import check_cache_folder, fingerprint_of
 from training.engine.checkpointing import CheckpointError, write_text
 from training.engine.disk_space import is_full_disk
 from training.engine.interruption import RunStopped, StopSignal
@@ -97,10 +98,12 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
     pending = [s for s in config.stages if not folder.is_finished(s, config.stage(s).max_train_steps)]
     if not pending:
         return
-    check_order(folder, pending)
+    check_order(config, folder, pending)
     finished = [stage for stage in STAGES if folder.record(stage) is not None]
     check_models(config, finished, load_pretrained(config))
     dataset, validation_dataset = load_data(config)
+    if "diffusion" in pending and config.diffusion.cache_latents:
+        check_cache_folder(Path(config.latent_cache_dir).expanduser(), fingerprint_of(dataset))
     accelerator = start_accelerator(config)
     if accelerator.is_main_process:
         write_status(folder.path, RunState.RUNNING, f"training {', '.join(pending)}")
@@ -113,8 +116,15 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
     accelerator.end_training()
 
 
-def check_order(folder: RunFolder, pending: Sequence[str]) -> None:
-    """Refuse to train a stage that the diffusion model learned from already, or to go on without one that is begun."""
+def check_order(config: TrainConfig, folder: RunFolder, pending: Sequence[str]) -> None:
+    """Refuse to train a stage that a later one learned from already, or to go on without one that is begun."""
+    perceptual = config.autoencoder.perceptual
+    compares = perceptual.scale > 0 and perceptual.model_name_or_path is None
+    if compares and "text_encoder" in pending and folder.has_begun("autoencoder"):
+        raise ConfigError(
+            f"text_encoder would be trained (again), but autoencoder in {folder.path} has begun to learn from its "
+            "CLIP (autoencoder.perceptual); take a new output_dir"
+        )
     for stage in ("text_encoder", "autoencoder"):
         if stage in pending and folder.has_begun("diffusion"):
             raise ConfigError(

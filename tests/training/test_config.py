@@ -51,6 +51,11 @@ IMPOSSIBLE = [
     ("autoencoder.adversarial.scale", NAN, {}),
     ("autoencoder.adversarial.start_step", -1, {}),
     ("autoencoder.adversarial.learning_rate", 0.0, {}),
+    (
+        "autoencoder.adversarial.start_step",
+        500,
+        {"autoencoder.adversarial.scale": 0.1, "autoencoder.max_train_steps": 500},
+    ),
     ("autoencoder.adversarial.base_channels", 12, {}),
     ("autoencoder.adversarial.num_layers", 0, {}),
     ("diffusion.proportion_empty_prompts", -0.1, {}),

@@ -198,6 +198,9 @@ def test_a_run_of_an_older_version_goes_on():
     """A key that did not exist yet counts as its default; another value would change the run."""
     saved = dataclasses.asdict(tiny_train_config())
     del saved["diffusion"]["noise_offset"], saved["allow_tf32"]
+    del saved["autoencoder"]["perceptual"], saved["autoencoder"]["adversarial"]
     check_resumable(saved, tiny_train_config())
+    with pytest.raises(ConfigError, match=r"autoencoder.perceptual.scale: 0.0 -> 1.0"):
+        check_resumable(saved, tiny_train_config(autoencoder__perceptual={"scale": 1.0}))
     with pytest.raises(ConfigError, match=r"diffusion.noise_offset: 0.0 -> 0.1"):
         check_resumable(saved, tiny_train_config(diffusion__noise_offset=0.1))

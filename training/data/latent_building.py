@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +19,7 @@ from training.data.captioned_images import CaptionedImages
 from training.data.errors import DataError
 from training.data.latent_identity import CacheIdentity, check_identity, claim_cache_folder, identify
 from training.data.latent_shards import remove_leftovers, shard_damage, shard_file, write_shard
-from training.engine.interruption import RunStopped
+from training.engine.interruption import RunStopped, outlive_signals
 
 # Images encoded at a time. It is no setting, and divides a shard, so that the bits depend on nothing else.
 BATCH_SIZE = 32
@@ -35,7 +35,6 @@ def build_cache(
     vae: SDAutoencoderKL,
     *,
     num_workers: int = 0,
-    stop_requested: Callable[[], bool] | None = None,
 ) -> CacheIdentity:
     """Check the cache in a folder, and build what is missing or damaged. Every process calls it.
 
@@ -44,7 +43,6 @@ def build_cache(
         dataset (`CaptionedImages`): The images.
         vae (`SDAutoencoderKL`): Encodes them, on its device.
         num_workers (`int`, defaults to 0): Processes that read images for each process that encodes them.
-        stop_requested (callable, *optional*): Asked between batches; where it says yes, the building stops.
 
     Returns:
         `CacheIdentity`: the cache, whole.
@@ -52,7 +50,7 @@ def build_cache(
     Raises:
         DataError: If the folder holds something else, an image cannot be read or the folder cannot be written.
         OSError: If the disk is full. Finished shards stay.
-        RunStopped: If a stop was asked for. Finished shards stay.
+        RunStopped: If a signal came to a process. Finished shards stay.
     """
     processes = PartialState()
     identity = None
@@ -67,7 +65,7 @@ def build_cache(
         check_identity(folder, identity)
     pending = _pending_shards(folder, identity)
     if pending:
-        _build_shards(folder, identity, pending, dataset, vae, num_workers, stop_requested)
+        _build_shards(folder, identity, pending, dataset, vae, num_workers)
     with raised_in_all_processes():
         absent = [file for shard in pending if not (file := shard_file(folder, shard)).is_file()]
         if absent:
@@ -113,7 +111,6 @@ def _build_shards(
     dataset: CaptionedImages,
     vae: SDAutoencoderKL,
     num_workers: int,
-    stop_requested: Callable[[], bool] | None,
 ) -> None:
     """Encode shards in turns of one for each process, and agree after each turn whether to go on."""
     processes = PartialState()
@@ -125,6 +122,7 @@ def _build_shards(
         collate_fn=_stacked,
         num_workers=num_workers,
         pin_memory=vae.device.type == "cuda",
+        worker_init_fn=outlive_signals,
     )
     pictures = iter(loader)
     total = sum(len(identity.rows(shard)) for shard in own)
@@ -134,8 +132,6 @@ def _build_shards(
                 if turn < len(own):
                     moments = []
                     for _ in _batches(identity.rows(own[turn])):
-                        if stop_requested is not None and stop_requested():
-                            raise RunStopped("stopped while encoding images; run the same command again to resume")
                         moments.append(_encode(vae, next(pictures)))
                         progress.update(moments[-1].shape[1])
                     write_shard(folder, identity, own[turn], *torch.cat(moments, dim=1))

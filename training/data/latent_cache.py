@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -38,13 +37,12 @@ class CachedLatents(Dataset[LatentSample]):
         folder (`Path`): The cache's folder, the same for all processes. One that holds a cache of another
             autoencoder, other images or other transforms is refused, and so is one that holds other things.
         num_workers (`int`, defaults to 0): Processes that read images for each process that encodes them.
-        stop_requested (callable, *optional*): Asked between batches of the building; where it says yes, it stops.
 
     Raises:
         DataError: If the images are augmented, the folder holds something else or cannot be written, or an image
             cannot be read.
         OSError: If the disk is full. What is built stays.
-        RunStopped: If a stop was asked for. What is built stays.
+        RunStopped: If a signal came. What is built stays.
     """
 
     def __init__(
@@ -54,13 +52,12 @@ class CachedLatents(Dataset[LatentSample]):
         folder: Path,
         *,
         num_workers: int = 0,
-        stop_requested: Callable[[], bool] | None = None,
     ) -> None:
         if dataset.random_flip or not dataset.center_crop:
             raise DataError("cached latents need images that are always the same: center_crop on, random_flip off")
         self.dataset = dataset
         self.folder = folder
-        self.identity = build_cache(folder, dataset, vae, num_workers=num_workers, stop_requested=stop_requested)
+        self.identity = build_cache(folder, dataset, vae, num_workers=num_workers)
         self._shards: dict[int, dict[str, torch.Tensor]] = {}
 
     def __len__(self) -> int:

@@ -112,11 +112,11 @@ def check_cache_folder(folder: Path, fingerprint: Mapping[str, str]) -> bool:
     found = _read(folder)["fingerprint"]
     differing = [part for part in PART_NAMES if part in fingerprint and found.get(part) != fingerprint[part]]
     if differing:
-        names = ", ".join(PART_NAMES[part] for part in differing)
+        parts = ", ".join(PART_NAMES[part] for part in differing)
         values = "; ".join(
             f"{PART_NAMES[part]}: {_short(found.get(part))}, now {_short(fingerprint[part])}" for part in differing
         )
-        raise DataError(f"{_named(folder)}: holds latents of other input; differing: {names} ({values}); {_MEND}")
+        raise DataError(f"{_named(folder)}: holds latents of other input; differing: {parts} ({values}); {_MEND}")
     return True
 
 

@@ -76,6 +76,11 @@ def shortened(config: TrainConfig, folder: Path, steps: int) -> TrainConfig:
         folder (`Path`): Where the short one writes.
         steps (`int`): Updates of each stage.
     """
+    if config.autoencoder.adversarial.scale > 0:
+        adversarial = dataclasses.replace(config.autoencoder.adversarial, start_step=0)
+        config = dataclasses.replace(
+            config, autoencoder=dataclasses.replace(config.autoencoder, adversarial=adversarial)
+        )
     changes = {"max_train_steps": steps, "checkpointing_steps": 1, "logging_steps": 1, "validation_steps": None}
     blocks: dict[str, Any] = {stage: dataclasses.replace(getattr(config, stage), **changes) for stage in config.stages}
     blocks["diffusion"] = dataclasses.replace(blocks.get("diffusion", config.diffusion), latent_cache_dir=None)

@@ -6,6 +6,7 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -63,7 +64,18 @@ class StopSignal:
             self._stop()
 
 
-def ignore_signals(worker: int) -> None:
-    """Let a process that loads data live on when its group is signalled; it ends with the process it works for."""
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
+def outlive_signals(worker: int) -> None:
+    """Let a process that loads data live on when its group, or every process of a job, is signalled.
+
+    It ends when the process it works for says so, by the same signal, or dies.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_parent_says_so, daemon=True).start()
+
+
+def _end_when_the_parent_says_so() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

@@ -24,7 +24,7 @@ from training.engine.checkpointing import (
     remove_leftovers,
 )
 from training.engine.ema import AveragedWeights
-from training.engine.interruption import RunStopped, StopSignal, ignore_signals
+from training.engine.interruption import RunStopped, StopSignal, outlive_signals
 from training.engine.non_finite import (
     MAX_SKIPPED_IN_A_ROW,
     MicroBatch,
@@ -198,7 +198,7 @@ class Trainer:
             collate_fn=self.task.collate,
             num_workers=self.num_workers,
             pin_memory=self.accelerator.device.type == "cuda",
-            worker_init_fn=ignore_signals,
+            worker_init_fn=outlive_signals,
         )
         return iter(loader)
 

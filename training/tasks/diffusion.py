@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,8 +42,6 @@ class DiffusionTask(WithoutAdversary):
         dataset (`CaptionedImages`): Training images and captions.
         frozen (`FrozenModels`): What the earlier stages made, on the device of the training.
         pretrained (`SDInpaintPipeline`, *optional*): The model that the run goes on from, `frozen` its parts.
-        stop_requested (callable, *optional*): Asked while images are encoded for the cache; where it says yes, the
-            encoding stops.
 
     Raises:
         DataError: If the latent cache holds something else or cannot be written, or an image cannot be read.
@@ -59,14 +57,13 @@ class DiffusionTask(WithoutAdversary):
         dataset: CaptionedImages,
         frozen: FrozenModels,
         pretrained: SDInpaintPipeline | None = None,
-        stop_requested: Callable[[], bool] | None = None,
     ) -> None:
         self.config = config
         self.settings: DiffusionConfig = config.diffusion
         self.frozen = frozen
         self.pretrained = pretrained
         self.pictures = dataset.squares()
-        self.dataset: Dataset[Any] = self._cached(dataset, stop_requested)
+        self.dataset: Dataset[Any] = self._cached(dataset)
         self.captions = list(dict.fromkeys(dataset.captions))[:_PICTURES]
         resolution, vae = config.data.resolution, frozen.vae
         channels = 3 if vae is None else vae.config["latent_channels"]
@@ -101,14 +98,14 @@ class DiffusionTask(WithoutAdversary):
         hidden_size = None if text_encoder is None else text_encoder.config.hidden_size
         return build_unet(self.config, channels, size, hidden_size)
 
-    def _cached(self, dataset: CaptionedImages, stop_requested: Callable[[], bool] | None) -> Dataset[Any]:
+    def _cached(self, dataset: CaptionedImages) -> Dataset[Any]:
         if not self.settings.cache_latents:
             return dataset
         if self.frozen.vae is None:
             raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
         num_workers = self.config.data.dataloader_num_workers
         folder = Path(self.config.latent_cache_dir).expanduser()
-        return CachedLatents(dataset, self.frozen.vae, folder, num_workers=num_workers, stop_requested=stop_requested)
+        return CachedLatents(dataset, self.frozen.vae, folder, num_workers=num_workers)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return the optimizer's parameter groups; a joint text encoder may have a learning rate of its own."""

@@ -38,7 +38,9 @@ class PatchDiscriminator(nn.Module):
             convolution = nn.Conv2d(channels, wider, 4, stride=stride, padding=1, bias=False)
             layers += [convolution, nn.GroupNorm(_GROUPS, wider), nn.LeakyReLU(0.2)]
             channels = wider
-        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 4, stride=1, padding=1))
+        # Without a bias: under the hinge its gradient is a difference of counts, often rounding alone, of which Adam
+        # makes whole steps.
+        self.layers = nn.Sequential(*layers, nn.Conv2d(channels, 1, 4, stride=1, padding=1, bias=False))
 
     def logits(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Judge every patch.

@@ -9,9 +9,10 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ from training.data.errors import DataError
 from training.data.image_folder import ImageFolderSource
 from training.data.latent_building import build_cache
 from training.data.latent_shards import open_shard, shard_damage, shard_file
-from training.engine.interruption import RunStopped
+from training.engine.interruption import RunStopped, StopSignal
 
 IMAGES, SHARD, SHARDS = 300, 64, 5
 
@@ -36,8 +37,27 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_identity, "IMAGES_PER_SHARD", SHARD)
 
 
-def build(folder: Path, images: int = IMAGES, **arguments) -> latent_identity.CacheIdentity:
-    return build_cache(folder, some_digits(images), tiny_vae(), **arguments)
+def build(folder: Path, images: int = IMAGES) -> latent_identity.CacheIdentity:
+    return build_cache(folder, some_digits(images), tiny_vae())
+
+
+class Stopping(CaptionedImages):
+    """Pictures of which one comes with a signal to stop."""
+
+    stop_at = 0
+
+    def __getitem__(self, key: Any) -> Any:
+        if key == self.stop_at:
+            signal.raise_signal(signal.SIGTERM)
+        return super().__getitem__(key)
+
+
+def build_until(folder: Path, stop_at: int) -> None:
+    """Build, and be stopped when an image is read."""
+    dataset = Stopping(some_digits(IMAGES).source, 32)
+    dataset.stop_at = stop_at
+    with StopSignal():
+        build_cache(folder, dataset, tiny_vae())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -139,18 +159,13 @@ def test_a_shard_in_the_place_of_another_is_refused(tmp_path: Path) -> None:
         build(tmp_path)
 
 
-def asked_to_stop_after(batches: int) -> Callable[[], bool]:
-    answers: Iterator[bool] = iter([False] * batches)
-    return lambda: next(answers, True)
-
-
 def test_a_stop_keeps_what_is_finished(tmp_path: Path, whole: dict[str, bytes]) -> None:
-    for batches, shards in ((0, 0), (5, 2), (1, 2)):
+    for stop_at, shards in ((0, 0), (2 * SHARD + 40, 2), (2 * SHARD + 20, 2)):
         with pytest.raises(RunStopped, match="run the same command again to resume"):
-            build(tmp_path, stop_requested=asked_to_stop_after(batches))
+            build_until(tmp_path, stop_at)
         assert len(list(tmp_path.iterdir())) == 1 + shards
     finished = times(tmp_path)
-    build(tmp_path, stop_requested=lambda: False)
+    build(tmp_path)
     assert contents(tmp_path) == whole
     assert {name: times(tmp_path)[name] for name in finished} == finished
 
@@ -193,7 +208,7 @@ def limited(folder: Path, limit: int) -> None:
 
 def test_a_write_that_the_disk_refuses_leaves_no_half_shard(tmp_path: Path, whole: dict[str, bytes]) -> None:
     with pytest.raises(RunStopped):
-        build(tmp_path, stop_requested=asked_to_stop_after(5))
+        build_until(tmp_path, 2 * SHARD + 40)
     before = contents(tmp_path)
     start(limited, tmp_path, len(whole["shard-00002.safetensors"]) // 2).join()
     told = (tmp_path / ".told").read_text()
@@ -268,7 +283,7 @@ def tell(folder: Path, target: Callable[..., object], *arguments: object) -> Non
 
 
 def build_until_one_stops(folder: Path) -> None:
-    build(folder, stop_requested=lambda: PartialState().process_index == 1)
+    build_until(folder, SHARD + 3 if PartialState().process_index == 1 else -1)
 
 
 def test_a_stop_of_one_process_stops_all(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from tests.training.runs import ROOT, environment
-from training.engine.interruption import RunStopped, StopSignal, ignore_signals
+from training.engine.interruption import RunStopped, StopSignal, outlive_signals
 
 SIGNALS = [signal.SIGTERM, signal.SIGINT]
 
@@ -77,11 +77,18 @@ class Numbers:
 @pytest.mark.parametrize("context", ["fork", "spawn"])
 def test_workers_that_load_data_outlive_signals_to_their_group(context):
     loader = DataLoader(
-        Numbers(), batch_size=None, num_workers=1, worker_init_fn=ignore_signals, multiprocessing_context=context
+        Numbers(), batch_size=None, num_workers=1, worker_init_fn=outlive_signals, multiprocessing_context=context
     )
     answers = list(loader)
     assert [number for number, _ in answers] == list(range(8))
     assert {pid for _, pid in answers} != {os.getpid()}
+    # Asked by the process they work for, as at its exit, they end.
+    loading = iter(loader)
+    next(loading)
+    (worker,) = loading._workers
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
 
 
 CHILD = """

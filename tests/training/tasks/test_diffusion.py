@@ -12,7 +12,6 @@ from sd_pipeline import SDDDPMScheduler, SDPipeline
 from sd_pipeline.schedulers.signal_to_noise import min_snr_weights
 from tests.components import tiny_text_encoder, tiny_tokenizer, tiny_unconditional_unet, tiny_unet, tiny_vae
 from tests.training.configurations import some_digits, tiny_train_config
-from training.engine.interruption import RunStopped
 from training.engine.random_streams import standard_normal
 from training.tasks.components import FrozenModels
 from training.tasks.diffusion import DenoisingModel, DiffusionTask
@@ -246,12 +245,6 @@ def test_the_cache_lies_where_the_configuration_says(frozen, tmp_path, chosen):
     assert task.dataset.folder == expected
     assert (expected / "cache.json").is_file()
     assert [path.name for path in tmp_path.iterdir()] == [chosen or "run"]
-
-
-def test_encoding_stops_where_it_is_asked_to(frozen, tmp_path):
-    config = tiny_train_config(output_dir=str(tmp_path))
-    with pytest.raises(RunStopped, match="run the same command again to resume"):
-        DiffusionTask(config, some_digits(8), frozen, stop_requested=lambda: True)
 
 
 def test_frozen_models_stay_as_they_are(frozen):
