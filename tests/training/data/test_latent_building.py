@@ -37,8 +37,8 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latent_identity, "IMAGES_PER_SHARD", SHARD)
 
 
-def build(folder: Path, images: int = IMAGES) -> latent_identity.CacheIdentity:
-    return build_cache(folder, some_digits(images), tiny_vae())
+def build(folder: Path, images: int = IMAGES, num_workers: int = 0) -> latent_identity.CacheIdentity:
+    return build_cache(folder, some_digits(images), tiny_vae(), num_workers=num_workers)
 
 
 class Stopping(CaptionedImages):

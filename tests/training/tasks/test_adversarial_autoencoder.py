@@ -141,7 +141,11 @@ def test_the_autoencoder_starts_the_same_with_and_without():
 def test_impossible_recipes_are_refused_before_training():
     check_models(adversarial_config())
     with pytest.raises(ConfigError, match=r"autoencoder.adversarial.num_layers"):
-        check_models(tiny_train_config(autoencoder__adversarial={"scale": 1.0, "num_layers": 9, "base_channels": 8}))
+        check_models(
+            tiny_train_config(
+                autoencoder__adversarial={"scale": 1.0, "num_layers": 9, "base_channels": 8, "start_step": 1}
+            )
+        )
     perceptual = {"autoencoder__perceptual": {"scale": 1.0}}
     check_models(tiny_train_config(**perceptual))
     for changes in ({"stages": ["autoencoder", "diffusion"]}, {"text_encoder__training": "joint"}):
