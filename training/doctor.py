@@ -84,7 +84,7 @@ def examine(config: TrainConfig, price_per_hour: float | None = None) -> list[Fi
                 told = " ".join(str(error).split())[:300]
                 findings.append(Finding(Level.ERROR, stage, f"{type(error).__name__}: {told}", _mend_of(error)))
                 break
-            findings.append(Finding(Level.FINE, stage, "two real steps, a save, a load and an export"))
+            findings.append(Finding(Level.FINE, stage, "a real step, a save, a load and an export"))
     if stages:
         findings.append(memory_finding(stages, accelerator.device))
         findings.append(disk_finding(config, stages, cache_bytes(config, num_images)))

@@ -130,7 +130,7 @@ def test_the_command(folder, tmp_path):
             assert f"{stage} " in process.stdout, process.stderr
         for subject in ("bad samples", "identical images", "small images", "long captions", "memory", "disk", "cost"):
             assert subject in process.stdout
-        assert process.stdout.count("two real steps, a save, a load and an export") == 3
+        assert process.stdout.count("a real step, a save, a load and an export") == 3
     assert codes == {"error": 2, "skip": 0}
     assert not (tmp_path / "out").exists()
     broken = subprocess.run(

@@ -72,7 +72,7 @@ def time_finding(config: TrainConfig, stages: Sequence[RehearsedStage], price_pe
         left = max(0, config.stage(stage.stage).max_train_steps - (record["step"] if record is not None else 0))
         hours += left * stage.seconds_per_step / 3600
         parts.append(f"{stage.stage} {left} x {stage.seconds_per_step:.3g} s")
-    found = f"about {hours:.2g} hours on one process like this one ({', '.join(parts)}), without validation"
+    found = f"about {hours:,.1f} hours on one process like this one ({', '.join(parts)}), without validation"
     if price_per_hour is None:
         return Finding(Level.FINE, "time and cost", found, "nothing to do; --price_per_hour tells the cost")
     return Finding(Level.FINE, "time and cost", f"{found}; cost about {hours * price_per_hour:.2f}")
