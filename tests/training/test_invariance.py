@@ -105,6 +105,33 @@ def test_every_split_trains_alike(prepared, tmp_path):
     assert {name: value for name, value in largest.items() if value > TOLERANCE} == {}
 
 
+VALIDATED = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from tests.training.configurations import some_digits, tiny_train_config, WITHOUT_TEXT
+from training.tasks.components import FrozenModels
+from training.tasks.diffusion import DiffusionTask
+
+accelerator = Accelerator(cpu=True)
+config = tiny_train_config(diffusion__unet=WITHOUT_TEXT, diffusion__cache_latents=False, evaluation__eta=1.0)
+task = DiffusionTask(config, some_digits(8), FrozenModels())
+picture = task.validate(0).images["samples"]
+picture.save(Path(sys.argv[1]) / f"{accelerator.process_index}-of-{accelerator.num_processes}.png")
+"""
+
+
+def test_validation_draws_the_same_pictures_on_any_number_of_processes(tmp_path):
+    """And each of them has all pictures, whoever has drawn them."""
+    script = tmp_path / "validated.py"
+    script.write_text(VALIDATED)
+    for num_processes in (1, 2, 3):
+        run_script(script, num_processes, str(tmp_path))
+    pictures = [file.read_bytes() for file in sorted(tmp_path.glob("*.png"))]
+    assert len(pictures) == 6
+    assert set(pictures) == {pictures[0]}
+
+
 SHARDED = """
 import torch
 from accelerate import Accelerator
@@ -142,10 +169,19 @@ def test_shards_are_gathered_whole_and_restored(tmp_path):
     """Each of two processes holds about a half of the weights; states hold all of them."""
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    variables = environment(ACCELERATE_USE_CPU="true", ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+    run_script(script, 2, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
+
+
+def run_script(script: Path, num_processes: int, *arguments: str, **variables: str) -> None:
+    """Run a script in some processes that talk over gloo."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
     variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     process = subprocess.run(
-        [*launcher, str(script)], env=variables, capture_output=True, text=True, timeout=TIMEOUT, check=False
+        [sys.executable, *launcher, str(script), *arguments],
+        env=environment(ACCELERATE_USE_CPU="true", **variables),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
     )
     assert process.returncode == 0, process.stderr
