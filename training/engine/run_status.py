@@ -47,6 +47,8 @@ def write_status(output_dir: Path, state: RunState, message: str) -> None:
     try:
         write_json(content, file)
     except OSError:
+        if not file.exists():
+            raise
         # On a full disk there is no room for a second file, but there is in the place of the first one.
         with file.open("r+", encoding="utf-8") as stream:
             stream.write(json.dumps(content) + "\n")

@@ -35,3 +35,12 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         write_status(tmp_path / "file" / "run", RunState.RUNNING, "training")
+
+
+def test_a_status_is_written_over_the_old_one_where_there_is_no_room_for_a_second_file(tmp_path):
+    """As on a full disk; here a folder stands in the way of the second file."""
+    write_status(tmp_path, RunState.RUNNING, "training, with a long message that is cut")
+    (tmp_path / ".status.json.partial").mkdir()
+    write_status(tmp_path, RunState.FAILED, "full")
+    content = json.loads((tmp_path / "status.json").read_text())
+    assert content == {"state": "failed", "exit_code": 1, "message": "full"}
