@@ -179,8 +179,8 @@ def test_two_processes_compare_all_pairs_and_stop_together(tmp_path):
             assert report["gradients"][name] == pytest.approx(
                 parameter.grad.double().norm().item(), rel=1e-3, abs=1e-7
             )
-        assert report["before"] is None
-    assert [report["after"] for report in reports] == ["stopped by a signal to another process", "stopped by SIGTERM"]
+        assert report["before"] == [False, False]
+        assert report["after"] == [False, True]  # whichever of them it is that knows
 
 
 def test_both_towers_are_the_model_that_is_trained(task):
