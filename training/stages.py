@@ -42,6 +42,10 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
     """Set up device, processes, precision and trackers; the configuration wins over the launcher's flags."""
     if config.mixed_precision == "fp16" and wants_sharding():
         raise ConfigError("mixed_precision = 'fp16': must be no or bf16 with FSDP, which has no gradient scaler")
+    if wants_sharding() and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise ConfigError("the launcher asks for FSDP 1: fsdp_version must be 2 (configs/accelerate/fsdp2.yaml)")
+    if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
+        raise ConfigError("the launcher asks for torch.compile, which is not supported: dynamo_backend must be no")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
         raise ConfigError(
             "the launcher asks for DeepSpeed, which is not supported; configs/accelerate/fsdp2.yaml shards too"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, overload
 
 from PIL import Image
 
@@ -11,6 +12,24 @@ from training.data.fingerprints import digest
 
 Caption = str | Sequence[str]
 """One caption, or several of which training draws one each time it sees the image."""
+
+
+class LazyCaptions(Sequence[Caption]):
+    """Captions that are read when they are asked for; a subclass says how many there are, and reads one."""
+
+    @abstractmethod
+    def caption(self, index: int) -> Caption:
+        """Read the caption of a sample, counted from 0."""
+
+    @overload
+    def __getitem__(self, index: int) -> Caption: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Caption]: ...
+
+    def __getitem__(self, index: int | slice) -> Caption | list[Caption]:
+        numbers = range(len(self))[index]
+        return self.caption(numbers) if isinstance(numbers, int) else [self.caption(number) for number in numbers]
 
 
 class ImageSource(Protocol):

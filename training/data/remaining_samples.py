@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import overload
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
 from training.data.fingerprints import digest
-from training.data.image_source import Caption
+from training.data.image_source import Caption, LazyCaptions
 from training.data.streamed_images import StreamedImageSource
 from training.engine.windowed_order import WindowedOrder
 
@@ -72,23 +71,16 @@ class RemainingSamples:
         return WindowedOrder(self.shard_sizes(), window if longest is None else min(window, longest), seed)
 
 
-class _RemainingCaptions(Sequence[Caption]):
+class _RemainingCaptions(LazyCaptions):
     def __init__(self, samples: RemainingSamples) -> None:
         self.samples = samples
 
     def __len__(self) -> int:
         return len(self.samples)
 
-    @overload
-    def __getitem__(self, index: int) -> Caption: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Caption]: ...
-
-    def __getitem__(self, index: int | slice) -> Caption | list[Caption]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        return self.samples.source.captions[self.samples.index_in_source(range(len(self))[index])]
+    def caption(self, index: int) -> Caption:
+        """Read the caption of a sample."""
+        return self.samples.source.captions[self.samples.index_in_source(index)]
 
     def __iter__(self) -> Iterator[Caption]:
         left_out = iter(self.samples.left_out.tolist())

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import datasets
 import numpy as np
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from training.data.errors import DataError
-from training.data.image_source import Caption
+from training.data.image_source import Caption, LazyCaptions
 from training.data.parquet_listing import image_bytes, list_parquet_samples
 from training.data.shard_storage import Shard, ShardError, open_shard, retried
 from training.data.tar_listing import IndexedSample, list_tar_samples
@@ -88,7 +88,7 @@ class ShardIndex:
         return dict(zip(bad.tolist(), column.take(pa.array(bad)).to_pylist(), strict=True))
 
 
-class IndexedCaptions(Sequence[Caption]):
+class IndexedCaptions(LazyCaptions):
     """The captions of an index, read from its table when they are asked for.
 
     Args:
@@ -101,16 +101,9 @@ class IndexedCaptions(Sequence[Caption]):
     def __len__(self) -> int:
         return len(self._samples)
 
-    @overload
-    def __getitem__(self, index: int) -> Caption: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Caption]: ...
-
-    def __getitem__(self, index: int | slice) -> Caption | list[Caption]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        return _caption(self._samples.value("captions", range(len(self))[index]))
+    def caption(self, index: int) -> Caption:
+        """Read the caption of a sample."""
+        return _caption(self._samples.value("captions", index))
 
     def __iter__(self) -> Iterator[Caption]:
         for batch in self._samples.table.select(["captions"]).to_batches():
