@@ -39,7 +39,8 @@ class DataConfig:
     """Which captioned images a run learns from.
 
     Args:
-        dataset: `digits`, `shapes`, a folder with `metadata.jsonl`, a folder saved by `datasets`, or a Hub name.
+        dataset: `digits`, `shapes`, `emoji`, a folder with `metadata.jsonl`, a folder saved by `datasets`, or a Hub
+            name.
         dataset_config_name: Configuration of a Hub data set.
         dataset_revision: Branch, tag or commit of a Hub data set.
         image_column: Column with the images.
@@ -98,7 +99,7 @@ class DataConfig:
         require(self.shuffle_buffer_size >= 1, "data.shuffle_buffer_size", self.shuffle_buffer_size, "at least 1")
         allowed = "null with data.streaming, as the sizes of images are not known before they are read"
         require(not (self.streaming and step is not None), "data.aspect_ratio_bucket_step", step, allowed)
-        is_made = self.dataset in ("digits", "shapes")
+        is_made = self.dataset in ("digits", "shapes", "emoji")
         allowed = f"false for {self.dataset}, whose images are made or loaded whole"
         require(not (self.streaming and is_made), "data.streaming", self.streaming, allowed)
 
