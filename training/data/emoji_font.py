@@ -38,7 +38,7 @@ class EmojiFont:
     def __init__(self, file: Path) -> None:
         if not features.check("raqm"):
             raise DataError(
-                "data.dataset 'emoji' needs Pillow with Raqm, which joins characters into one picture: its wheels have it "
+                "data.dataset 'emoji' needs Pillow with Raqm, which joins characters into one picture: its wheels do "
                 "where they find the library FriBiDi (on Debian and Ubuntu: apt-get install libfribidi0)"
             )
         self.file = file

@@ -24,7 +24,7 @@ def font() -> EmojiFont:
 
 @pytest.fixture(scope="module")
 def sources() -> dict[str, EmojiSource]:
-    return {split: EmojiSource(split, 16) for split in ("train", "validation")}
+    return {split: EmojiSource(split, 32) for split in ("train", "validation")}
 
 
 def test_there_are_thousands_and_one_concept_in_twenty_is_held_out(sources: dict[str, EmojiSource]) -> None:
@@ -56,8 +56,8 @@ def test_pictures_are_in_colour_on_white_and_of_the_size_asked_for(sources: dict
     for source in sources.values():
         for index in range(0, len(source), 100):
             picture = source.image(index)
-            assert (picture.mode, picture.size) == ("RGB", (16, 16))
-            assert source.image_size(index) == (16, 16)
+            assert (picture.mode, picture.size) == ("RGB", (32, 32))
+            assert source.image_size(index) == (32, 32)
     grapes = np.asarray(find_emoji_font().draw(GRAPES), dtype=np.int64)
     assert (grapes[0, 0] == 255).all()
     drawn = grapes[(grapes < 250).any(axis=-1)]
@@ -66,8 +66,7 @@ def test_pictures_are_in_colour_on_white_and_of_the_size_asked_for(sources: dict
 
 
 def test_no_picture_comes_twice(sources: dict[str, EmojiSource]) -> None:
-    larger = [EmojiSource(split, 32) for split in sources]
-    pictures = [source.image(index).tobytes() for source in larger for index in range(len(source))]
+    pictures = [source.image(index).tobytes() for source in sources.values() for index in range(len(source))]
     assert len(set(pictures)) > 0.995 * len(pictures)  # Some differ in single pixels of the font's size only.
 
 
@@ -86,7 +85,7 @@ def test_a_sequence_is_one_picture(font: EmojiFont) -> None:
 
 
 def test_the_same_in_every_process_and_another_where_the_font_is_another(sources: dict[str, EmojiSource]) -> None:
-    assert EmojiSource("train", 16).fingerprint() == sources["train"].fingerprint()
+    assert EmojiSource("train", 32).fingerprint() == sources["train"].fingerprint()
     assert sources["train"].fingerprint() != sources["validation"].fingerprint()
     assert sources["train"].font.fingerprint() in sources["train"].fingerprint()
 
