@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +20,17 @@ GRAPES, ROCKET = "🍇", "🚀"
 
 @pytest.fixture(scope="module")
 def font() -> EmojiFont:
-    return find_emoji_font()
+    """The system's font; a machine without one skips what needs it, but not the one that decides about a change."""
+    try:
+        return find_emoji_font()
+    except DataError as error:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
-def sources() -> dict[str, EmojiSource]:
+def sources(font: EmojiFont) -> dict[str, EmojiSource]:
     return {split: EmojiSource(split, 32) for split in ("train", "validation")}
 
 
@@ -52,13 +59,15 @@ def test_captions_are_the_name_and_the_name_with_keywords() -> None:
     assert names["👋🏿"][0] == "waving hand: dark skin tone"
 
 
-def test_pictures_are_in_colour_on_white_and_of_the_size_asked_for(sources: dict[str, EmojiSource]) -> None:
+def test_pictures_are_in_colour_on_white_and_of_the_size_asked_for(
+    sources: dict[str, EmojiSource], font: EmojiFont
+) -> None:
     for source in sources.values():
         for index in range(0, len(source), 100):
             picture = source.image(index)
             assert (picture.mode, picture.size) == ("RGB", (32, 32))
             assert source.image_size(index) == (32, 32)
-    grapes = np.asarray(find_emoji_font().draw(GRAPES), dtype=np.int64)
+    grapes = np.asarray(font.draw(GRAPES), dtype=np.int64)
     assert (grapes[0, 0] == 255).all()
     drawn = grapes[(grapes < 250).any(axis=-1)]
     red, green, blue = drawn.mean(axis=0)
