@@ -38,8 +38,8 @@ class EmojiFont:
     def __init__(self, file: Path) -> None:
         if not features.check("raqm"):
             raise DataError(
-                "data.dataset 'emoji' needs Pillow with Raqm, which joins characters into one picture; its wheels use it "
-                "where the library FriBiDi is installed (on Debian and Ubuntu: apt-get install libfribidi0)"
+                "data.dataset 'emoji' needs Pillow with Raqm, which joins characters into one picture; its wheels use "
+                "it where the library FriBiDi is installed (on Debian and Ubuntu: apt-get install libfribidi0)"
             )
         self.file = file
         self._font = _open(file)
