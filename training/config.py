@@ -32,6 +32,7 @@ __all__ = [
 STAGES = ("text_encoder", "autoencoder", "diffusion")
 
 StageName = Literal["text_encoder", "autoencoder", "diffusion"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,8 @@ class TrainConfig:
         seed: Everything random in the run follows from it.
         mixed_precision: `no`, `fp16` or `bf16`; weights and their average stay float32.
         allow_tf32: Let Ampere and later GPUs round the inputs of float32 products to 10 bits of mantissa.
-        report_to: Where metrics go besides `metrics.jsonl`.
+        report_to: Where metrics and validation pictures go besides the folder of the run: `tensorboard`, `wandb`,
+            `trackio`, a list of some, or `none`.
         stages: What is trained, in this order.
         text_encoder: First stage.
         autoencoder: Second stage.
@@ -158,7 +160,7 @@ class TrainConfig:
     seed: int = 0
     mixed_precision: Literal["no", "fp16", "bf16"] | bool = "no"
     allow_tf32: bool = False
-    report_to: Literal["tensorboard", "none"] = "tensorboard"
+    report_to: Tracker | Literal["none"] | list[Tracker] = "tensorboard"
     stages: list[StageName] = field(default_factory=lambda: list(STAGES))  # type: ignore[arg-type]
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -196,6 +198,12 @@ class TrainConfig:
         has_shapes = self.data.aspect_ratio_bucket_step is not None
         allowed = "false with data.aspect_ratio_bucket_step, which gives the latents several shapes"
         require(not (self.diffusion.cache_latents and has_shapes), "diffusion.cache_latents", True, allowed)
+
+    @property
+    def trackers(self) -> list[str]:
+        """What `report_to` names, each once."""
+        named = self.report_to if isinstance(self.report_to, list) else [self.report_to]
+        return [name for name in dict.fromkeys(named) if name != "none"]
 
     @property
     def latent_cache_dir(self) -> str:
