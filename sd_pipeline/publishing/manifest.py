@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from huggingface_hub.utils.sha import sha_fileobj
 
 from sd_pipeline.publishing.repository_files import RepositoryError, read_json
 from sd_pipeline.publishing.stock_layout import FACTS_KEY, MANIFEST_KEY
@@ -70,4 +71,4 @@ def file_digest(path: Path) -> str:
         `str`: 64 hexadecimal digits.
     """
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return sha_fileobj(file).hex()
