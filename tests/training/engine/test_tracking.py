@@ -9,7 +9,9 @@ from accelerate import Accelerator
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from training.config import ConfigError
 from training.engine.task import Validation
+from training.engine.trackers import check_installed, start_trackers
 from training.engine.tracking import MetricsLog, StageReport
 
 
@@ -84,6 +86,42 @@ def test_a_resumed_report_continues_the_rows(metrics, tmp_path):
         metrics.write("diffusion", step, loss=0.5)
     report_of(metrics, tmp_path, Accelerator(cpu=True), step=2).close()
     assert [row["step"] for row in rows(metrics)] == [1, 2]
+
+
+def test_trackers_are_not_given_again_what_is_done_again(metrics, tmp_path):
+    """After a crash: the rows are rewound, and a tracker has got the third step already."""
+    accelerator = Accelerator(cpu=True, log_with="tensorboard", project_dir=str(tmp_path / "logs"))
+    start_trackers(accelerator, tmp_path / "logs", "run", {"seed": 3})
+    for first, last, resumed_at in ((1, 3, 0), (2, 4, 1)):
+        report = report_of(metrics, tmp_path, accelerator, step=resumed_at)
+        for step in range(first, last + 1):
+            report.row(step, {"loss": float(step)})
+            report.validation(step, Validation({}, {"samples": Image.new("RGB", (4, 4))}))
+        report.close()
+    accelerator.end_training()
+    assert [row["step"] for row in rows(metrics)] == [1, 2, 3, 4]
+    events = EventAccumulator(str(tmp_path / "logs" / "sd_pipeline"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("diffusion/loss")] == [1, 2, 3, 4]
+    assert [event.step for event in events.Images("diffusion/samples")] == [1, 2, 3, 4]
+
+
+def test_a_tracker_that_is_not_installed_is_refused():
+    check_installed(["tensorboard"])
+    with pytest.raises(ConfigError, match=r"report_to = 'no_such_tracker'.*pip install no_such_tracker"):
+        check_installed(["tensorboard", "no_such_tracker"])
+
+
+def test_a_tracker_that_does_not_start_is_refused_in_one_line(tmp_path, monkeypatch):
+    """wandb, not logged in, where nobody can be asked."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    for name in ("WANDB_API_KEY", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    accelerator = Accelerator(cpu=True, log_with="wandb")
+    with pytest.raises(ConfigError, match=r"report_to = \['wandb'\]: .*wandb login") as raised:
+        start_trackers(accelerator, tmp_path / "logs", "run", {})
+    assert "\n" not in str(raised.value)
 
 
 def test_a_validation_without_numbers_writes_no_row(metrics, tmp_path):
