@@ -28,6 +28,7 @@ from sd_pipeline.publishing.original_layout import (
 )
 from sd_pipeline.publishing.repository import check_finite
 from sd_pipeline.publishing.repository_files import RepositoryError
+from sd_pipeline.publishing.repository_trust import check_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -184,11 +185,13 @@ class OriginalWeights:
         return models
 
     def _build(self, build: Callable[[Any], nn.Module], config: Any) -> nn.Module:
+        check_sizes(config, self.file_name, self.shapes)
         try:
             with torch.device("meta"):
                 return build(config).eval()
-        except (ValueError, TypeError, KeyError) as error:
-            raise RepositoryError(f"{self.file_name}: {str(error).splitlines()[0]}") from error
+        # Of a configuration that anybody may have written, anything can be wrong.
+        except Exception as error:
+            raise RepositoryError(f"{self.file_name}: {str(error).strip() or type(error).__name__}") from error
 
     def _refuse_extras(self, known: Collection[str]) -> None:
         for name in self.shapes:
