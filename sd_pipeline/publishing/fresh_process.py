@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,15 +74,14 @@ def _image(folder: Path) -> np.ndarray:
     pipe_class = sd_pipeline.SDInpaintPipeline if inpaints else sd_pipeline.SDPipeline
     pipe = pipe_class.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
-    call = {"num_inference_steps": NUM_STEPS, "output_type": "np"}
+    call: dict[str, Any] = {"num_inference_steps": NUM_STEPS, "output_type": "np"}
     if pipe.text_encoder is not None:
         call["prompt"] = PROMPT
     if inpaints:
         height, width = (side or 64 for side in pipe.size_of_training())
-        call |= {
-            "image": Image.new("RGB", (width, height), "white"),
-            "mask_image": Image.new("L", (width, height), 255),
-        }
+        mask = Image.new("L", (width, height))
+        mask.paste(255, (0, 0, width // 2, height))
+        call |= {"image": Image.new("RGB", (width, height), "white"), "mask_image": mask}
     return pipe(**call).images
 
 

@@ -154,6 +154,8 @@ class OriginalWeights:
         Raises:
             RepositoryError: If a weight is missing, superfluous or of another shape.
         """
+        for name in ("unet", "vae", "text_encoder"):
+            check_sizes(configs[name], self.file_name, self.shapes)
         vae_config, text_config = dict(configs["vae"]), configs["text_encoder"]
         is_rescaled = not _has_known_scale(vae_config)
         if is_rescaled and UNFOLDED_PREFIX + UNFOLDED[0] not in self.shapes:
@@ -185,7 +187,6 @@ class OriginalWeights:
         return models
 
     def _build(self, build: Callable[[Any], nn.Module], config: Any) -> nn.Module:
-        check_sizes(config, self.file_name, self.shapes)
         try:
             with torch.device("meta"):
                 return build(config).eval()

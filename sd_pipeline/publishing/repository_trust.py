@@ -39,7 +39,7 @@ REQUIRED = ("unet", "scheduler")
 REDIRECTING_FILES = ("adapter_config.json",)
 CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines")
 # Where attention is named, anything else may be code from the Hub.
-IMPLEMENTATIONS = (None, False, "eager", "sdpa", "flash_attention_2", "flex_attention")
+IMPLEMENTATIONS = (None, False, True, "eager", "sdpa", "flash_attention_2", "flex_attention")
 
 LARGEST = {"sample_size": 16_384, "num_train_timesteps": 1_000_000}
 # No size up to this is an attack, and parts of a configuration may be of no use in a small model.
