@@ -28,6 +28,7 @@ from sd_pipeline.publishing.original_layout import (
 )
 from sd_pipeline.publishing.repository import check_finite
 from sd_pipeline.publishing.repository_files import RepositoryError
+from sd_pipeline.publishing.repository_trust import check_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -153,6 +154,8 @@ class OriginalWeights:
         Raises:
             RepositoryError: If a weight is missing, superfluous or of another shape.
         """
+        for name in ("unet", "vae", "text_encoder"):
+            check_sizes(configs[name], self.file_name, self.shapes)
         vae_config, text_config = dict(configs["vae"]), configs["text_encoder"]
         is_rescaled = not _has_known_scale(vae_config)
         if is_rescaled and UNFOLDED_PREFIX + UNFOLDED[0] not in self.shapes:
@@ -187,8 +190,9 @@ class OriginalWeights:
         try:
             with torch.device("meta"):
                 return build(config).eval()
-        except (ValueError, TypeError, KeyError) as error:
-            raise RepositoryError(f"{self.file_name}: {str(error).splitlines()[0]}") from error
+        # Of a configuration that anybody may have written, anything can be wrong.
+        except Exception as error:
+            raise RepositoryError(f"{self.file_name}: {str(error).strip() or type(error).__name__}") from error
 
     def _refuse_extras(self, known: Collection[str]) -> None:
         for name in self.shapes:

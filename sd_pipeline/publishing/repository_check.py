@@ -131,7 +131,7 @@ def check_model(folder: Path, model_factory: ModelFactory, variant: str | None =
     stored: dict[str, tuple[int, ...]] = {}
     for path in paths:
         stored.update((_canonical(name), shape) for name, shape in read_shapes(path).items())
-    check_sizes(folder / "config.json", stored)
+    check_sizes(config, f"{folder}/config.json", stored)
     with torch.device("meta"):
         expected = _build(model_factory, config, folder / "config.json").state_dict()
     for name, tensor in expected.items():

@@ -39,7 +39,7 @@ REQUIRED = ("unet", "scheduler")
 REDIRECTING_FILES = ("adapter_config.json",)
 CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines")
 # Where attention is named, anything else may be code from the Hub.
-IMPLEMENTATIONS = (None, False, "eager", "sdpa", "flash_attention_2", "flex_attention")
+IMPLEMENTATIONS = (None, False, True, "eager", "sdpa", "flash_attention_2", "flex_attention")
 
 LARGEST = {"sample_size": 16_384, "num_train_timesteps": 1_000_000}
 # No size up to this is an attack, and parts of a configuration may be of no use in a small model.
@@ -117,40 +117,54 @@ def check_component(folder: Path, trust_remote_code: bool = False) -> None:
     if code is not None and not trust_remote_code:
         raise RepositoryError(f"{code} is code, which has no place here unless you {_ASK}")
     for path in sorted(folder.glob("*config.json")):
-        for key, value in _walk(read_json(path), path):
-            if key in CODE_KEYS and value and not trust_remote_code:
-                raise RepositoryError(f"{path} asks for code (`{key}`), which runs only if you {_ASK}")
-            if "implementation" in key and value not in IMPLEMENTATIONS and not trust_remote_code:
-                raise RepositoryError(f"{path}: `{key}` is {value!r}, which may be code; it runs only if you {_ASK}")
-            largest = LARGEST.get(key)
-            if largest is not None and _largest(value) > largest:
-                raise RepositoryError(f"{path}: `{key}` is {value!r}; allowed: at most {largest}")
+        check_config(read_json(path), str(path), trust_remote_code)
 
 
-def check_sizes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_config(config: Mapping[str, Any], where: str, trust_remote_code: bool = False) -> None:
+    """Check that a configuration asks for no code, and for sane numbers where no file of weights bounds them.
+
+    Args:
+        config (`Mapping[str, Any]`): Of any component.
+        where (`str`): Where it is from, for messages.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether there may be code.
+
+    Raises:
+        RepositoryError: If it asks for more.
+    """
+    for key, value in _walk(config, where):
+        if key in CODE_KEYS and value and not trust_remote_code:
+            raise RepositoryError(f"{where} asks for code (`{key}`), which runs only if you {_ASK}")
+        if "implementation" in key and value not in IMPLEMENTATIONS and not trust_remote_code:
+            raise RepositoryError(f"{where}: `{key}` is {value!r}, which may be code; it runs only if you {_ASK}")
+        largest = LARGEST.get(key)
+        if largest is not None and _largest(value) > largest:
+            raise RepositoryError(f"{where}: `{key}` is {value!r}; allowed: at most {largest}")
+
+
+def check_sizes(config: Mapping[str, Any], where: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Check that a model can be as large as its configuration says, before it is built even without memory.
 
     A size cannot exceed the numbers that the weights have in all, nor layers the number of weights.
 
     Args:
-        path (`Path`): The `config.json`.
+        config (`Mapping[str, Any]`): Of the model.
+        where (`str`): Where it is from, for messages.
         shapes (`Mapping[str, tuple[int, ...]]`): Of the weights that belong to it.
 
     Raises:
         RepositoryError: If it asks for more.
     """
     total = sum(math.prod(shape) for shape in shapes.values())
-    for key, value in _walk(read_json(path), path):
+    for key, value in _walk(config, where):
         is_depth = key.startswith("num_") and key.endswith(("_layers", "_blocks"))
         limit = len(shapes) if is_depth else max(total, HARMLESS_SIZE)
         if not key.endswith("token_id") and _largest(value) > limit:
             what = f"{len(shapes)} weights with {total} numbers in all"
-            raise RepositoryError(f"{path}: `{key}` is {value!r}, but beside it are {what}")
-    config = read_json(path)
+            raise RepositoryError(f"{where}: `{key}` is {value!r}, but beside it are {what}")
     blocks = max((len(config[key]) for key in COUNTS if isinstance(config.get(key), list)), default=1)
     layers = math.prod(max(1, _largest(config.get(key))) for key in LAYERS)
     if blocks * layers > len(shapes):
-        raise RepositoryError(f"{path} asks for {blocks * layers} layers, but there are {len(shapes)} weights")
+        raise RepositoryError(f"{where} asks for {blocks * layers} layers, but there are {len(shapes)} weights")
 
 
 def scheduler_class(library: str, name: str) -> Any:
@@ -189,13 +203,13 @@ def _is_ours_or_absent(name: str, entry: Any) -> bool:
     return name in CLASSES and (entry == [None, None] or (is_ours and is_known(name, *entry)))
 
 
-def _walk(config: Mapping[str, Any], path: Path) -> Iterator[tuple[str, Any]]:
+def _walk(config: Mapping[str, Any], where: str) -> Iterator[tuple[str, Any]]:
     # Every key at every depth, with its value.
     waiting: list[tuple[str, Any, int]] = [(key, value, 1) for key, value in config.items()]
     while waiting:
         key, value, depth = waiting.pop()
         if depth > MAX_DEPTH:
-            raise RepositoryError(f"{path} is nested more than {MAX_DEPTH} deep")
+            raise RepositoryError(f"{where} is nested more than {MAX_DEPTH} deep")
         yield key, value
         if isinstance(value, dict):
             waiting += [(inner, one, depth + 1) for inner, one in value.items()]

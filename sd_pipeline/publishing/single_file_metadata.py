@@ -20,6 +20,7 @@ import sd_pipeline
 from sd_pipeline.publishing.original_families import VOCAB_SIZE, Family, family_of
 from sd_pipeline.publishing.original_weights import V_PREDICTION_MARKER
 from sd_pipeline.publishing.repository_files import RepositoryError
+from sd_pipeline.publishing.repository_trust import check_config
 from sd_pipeline.publishing.stock_layout import OUR_CLASS_OF, STOCK_CLASS_OF
 
 PREFIX = "sd_pipeline."
@@ -105,11 +106,12 @@ def read_own(file: str, metadata: Mapping[str, str]) -> dict[str, Any] | None:
     wanted = (*MODELS, "scheduler", "recommended_call", "tokenizer")
     try:
         said = {name: json.loads(own[name]) for name in wanted}
-    except (KeyError, json.JSONDecodeError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise RepositoryError(f"{file}: its metadata of this package is damaged or incomplete") from error
     for name, value in said.items():
         if not isinstance(value, dict) and not (name == "tokenizer" and value is None):
             raise RepositoryError(f"{file}: its metadata {PREFIX + name} holds no JSON object")
+        check_config(value or {}, f"{file}: its metadata {PREFIX + name}")
     return said
 
 
@@ -142,14 +144,18 @@ def build_scheduler(file: str, config: Mapping[str, Any]) -> Any:
         `Any`: One of diffusers, or ours in place of `DDPMScheduler`.
 
     Raises:
-        RepositoryError: If there is no such scheduler.
+        RepositoryError: If there is no such scheduler, or its configuration is not one.
     """
     name = str(config.get("_class_name"))
     package = sd_pipeline if name in OUR_CLASS_OF else diffusers
     scheduler_class = getattr(package, OUR_CLASS_OF.get(name, name), None)
     if not (isinstance(scheduler_class, type) and issubclass(scheduler_class, SchedulerMixin)):
         raise RepositoryError(f"{file}: its scheduler {name!r} is none of diffusers")
-    return scheduler_class.from_config(dict(config))  # type: ignore[attr-defined]
+    try:
+        return scheduler_class.from_config(dict(config))  # type: ignore[attr-defined]
+    # Of a configuration that anybody may have written, anything can be wrong.
+    except Exception as error:
+        raise RepositoryError(f"{file}: its {name} cannot be built: {error}") from error
 
 
 def build_tokenizer(file: str, facts: Mapping[str, Any]) -> CLIPTokenizer:

@@ -286,3 +286,30 @@ def test_the_manifest_can_be_written_anew(repository):
 def test_components_of_the_caller_are_not_looked_at(repository):
     code("vae/diffusers.py")(repository)
     assert SDPipeline.from_pretrained(repository, vae=tiny_components()["vae"]).vae is not None
+
+
+def cached(repository: Path, cache: Path) -> dict[str, Any]:
+    """Put a repository where it would be after its download, as links, and say how it is loaded from there."""
+    place, revision = cache / "models--stranger--model", "0" * 40
+    shutil.copytree(repository, place / "blobs")
+    for path in (place / "blobs").rglob("*.*"):
+        link = place / "snapshots" / revision / path.relative_to(place / "blobs")
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(path, link.parent))
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text(revision)
+    return {"cache_dir": cache, "local_files_only": True}
+
+
+def test_names_on_the_hub_are_refused_by_their_index_alone(repository, tmp_path):
+    for path in repository.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+    edit(INDEX, unet=["os", "system"])(repository)
+    with pytest.raises(RepositoryError, match=r"^stranger/model/model_index.json: `unet` is \['os', 'system'\]"):
+        SDPipeline.from_pretrained("stranger/model", **cached(repository, tmp_path / "cache"))
+
+
+def test_links_of_the_cache_are_followed(repository, tmp_path):
+    pipe = SDPipeline.from_pretrained("stranger/model", **cached(repository, tmp_path / "cache"))
+    assert pipe.name_or_path == "stranger/model"

@@ -601,6 +601,13 @@ def test_other_kinds_of_files(tmp_path, weights, message):
             "its scheduler 'UNet2DModel' is none of diffusers",
         ),
         ({"sd_pipeline.vae": '{"norm_num_groups": 0}'}, "norm_num_groups"),
+        ({"sd_pipeline.vae": "[" * 10**5}, "its metadata of this package is damaged or incomplete"),
+        ({"sd_pipeline.unet": '{"layers_per_block": 1000000}'}, "asks for 1000000 layers, but there are"),
+        ({"sd_pipeline.text_encoder": '{"num_hidden_layers": 1000000000}'}, "`num_hidden_layers` is 1000000000, but"),
+        ({"sd_pipeline.unet": '{"block_out_channels": [10000000]}'}, "`block_out_channels` is .10000000., but beside"),
+        ({"sd_pipeline.text_encoder": '{"_attn_implementation": "stranger/kernel"}'}, "which may be code"),
+        ({"sd_pipeline.scheduler": '{"num_train_timesteps": 1000000000}'}, "allowed: at most 1000000"),
+        ({"sd_pipeline.scheduler": '{"_class_name": "DDIMScheduler", "beta_start": "x"}'}, "DDIMScheduler"),
         (
             {"sd_pipeline.unet": '{"block_out_channels": [32, 32, 64, 64], "layers_per_block": 3}'},
             "which has no place in a file",
