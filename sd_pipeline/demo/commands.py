@@ -36,10 +36,12 @@ def serve(options: argparse.Namespace) -> None:
         options (`argparse.Namespace`): `model` and `port`.
 
     Raises:
-        ValueError: If Gradio is not installed, or the model is damaged.
+        ValueError: If Gradio is not installed, the port is impossible, or the model is damaged.
         OSError: If there is no such model, or the port is taken.
     """
     _require_gradio()
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise ValueError(f"--port is {options.port}; it must be from 1 to 65535")
     from sd_pipeline.demo.page import launch
 
     launch(options.model, options.port)

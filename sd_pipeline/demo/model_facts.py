@@ -58,7 +58,7 @@ class ModelFacts:
         card = read_card(model)
         height, width = pipeline.size_of_training()
         return cls(
-            name=Path(model).name if os.path.isdir(model) else model,
+            name=Path(model).name if os.path.isdir(model) or packaged_model(model) else model,
             num_parameters=sum(parameter.numel() for network in networks for parameter in network.parameters()),
             size=(height, width) if height and width else None,
             cost=training_cost(card),

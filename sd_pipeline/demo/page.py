@@ -18,8 +18,11 @@ from sd_pipeline.pretrained_models import DEFAULT_MODEL
 _HOUR = 3600
 _MAX_UPLOAD = "10mb"
 _MAX_WAITING = 32
-# Small pictures are enlarged: what they are made of shall be seen.
-_CSS = ".pixels img { image-rendering: pixelated; }"
+# Small pictures are enlarged, and their pixels shall be seen.
+_CSS = """
+.pixels img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated; }
+#gallery { min-height: 400px; }
+"""
 
 
 def launch(model: str = DEFAULT_MODEL, port: int | None = None, *, block: bool = True) -> gr.Blocks:
@@ -46,7 +49,8 @@ def launch(model: str = DEFAULT_MODEL, port: int | None = None, *, block: bool =
     page.queue(max_size=_MAX_WAITING).launch(
         server_port=port,
         share=False,
-        prevent_thread_lock=not block,
+        quiet=True,
+        prevent_thread_lock=True,
         max_file_size=_MAX_UPLOAD,
         run_history=False,
         enable_monitoring=False,
@@ -57,6 +61,9 @@ def launch(model: str = DEFAULT_MODEL, port: int | None = None, *, block: bool =
         # Fonts of the visitor: none is fetched from anywhere.
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
     )
+    print(f"{model}: {page.local_url}", flush=True)
+    if block:
+        page.block_thread()
     return page
 
 
@@ -71,6 +78,7 @@ def build_page(studio: Studio, facts: ModelFacts) -> gr.Blocks:
         `gr.Blocks`: Ready for `launch`.
     """
     runs = Runs(studio)
+    brush_size = max(facts.size or (512, 512)) // 12
     # Uploads and results are deleted when they are between one and two hours old.
     with gr.Blocks(title=facts.name, analytics_enabled=False, delete_cache=(_HOUR, _HOUR)) as page:
         gr.Markdown(facts.summary(), elem_id="model")
@@ -78,16 +86,20 @@ def build_page(studio: Studio, facts: ModelFacts) -> gr.Blocks:
             with gr.Column():
                 prompts = _prompts(studio, facts.example_prompts)
                 with gr.Tabs():
-                    forms = [task_form(task) for task in studio.pipelines]
+                    forms = [task_form(task, brush_size) for task in studio.pipelines]
                 settings = _settings(studio)
             with gr.Column():
                 gallery = gr.Gallery(
-                    label="Pictures", format="png", columns=2, height=480, elem_id="gallery", elem_classes="pixels"
+                    label="Pictures",
+                    format="png",
+                    columns=2,
+                    interactive=False,
+                    elem_id="gallery",
+                    elem_classes="pixels",
                 )
                 status = gr.Markdown(elem_id="status")
-                with gr.Row():
-                    cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
-                    take_over = gr.Button("Take over into the other tabs", elem_id="take_over")
+                cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
+                _examples(prompts[0], facts.example_prompts)
         # One call at a time, whatever the tab.
         started = [
             form.button.click(
@@ -104,14 +116,10 @@ def build_page(studio: Studio, facts: ModelFacts) -> gr.Blocks:
         cancel.click(runs.cancel, outputs=status, cancels=started, queue=False, api_visibility="private")
         selected = gr.State(0)
         gallery.select(_index, outputs=selected, queue=False, api_visibility="private")
-        pictures = [form.picture for form in forms if form.picture is not None]
-        take_over.click(
-            lambda made, index: _take_over(made, index, len(pictures)),
-            [gallery, selected],
-            pictures,
-            queue=False,
-            api_visibility="private",
-        )
+        for form in forms:
+            if form.take_over is not None:
+                taken = {"inputs": [gallery, selected], "outputs": form.picture}
+                form.take_over.click(_selected, **taken, queue=False, api_visibility="private")
     return page
 
 
@@ -119,9 +127,12 @@ def _prompts(studio: Studio, examples: Sequence[str]) -> list[Any]:
     is_visible = studio.pipeline.takes_prompts
     prompt = gr.Textbox(examples[0] if examples else "", label="Prompt", visible=is_visible, elem_id="prompt")
     negative_prompt = gr.Textbox(label="Negative prompt", visible=is_visible, elem_id="negative_prompt")
+    return [prompt, negative_prompt]
+
+
+def _examples(prompt: gr.Textbox, examples: Sequence[str]) -> None:
     if len(examples) > 1:
         gr.Examples([[example] for example in examples], [prompt], examples_per_page=4, label="Prompts to try")
-    return [prompt, negative_prompt]
 
 
 def _settings(studio: Studio) -> list[Any]:
@@ -149,9 +160,8 @@ def _index(event: gr.SelectData) -> int:
     return int(event.index)
 
 
-def _take_over(made: list[tuple[str, str | None]] | None, selected: int, num_places: int) -> Any:
-    """Give the selected picture, or the first one, to all places that take one."""
+def _selected(made: list[tuple[str, str | None]] | None, index: int) -> str:
+    """Find the picture that was clicked on, or the first one."""
     if not made:
         raise gr.Error("there is no picture yet: make one first", print_exception=False)
-    path = made[selected if selected < len(made) else 0][0]
-    return [path] * num_places if num_places > 1 else path
+    return made[index if index < len(made) else 0][0]
