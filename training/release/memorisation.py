@@ -80,9 +80,9 @@ def memorisation_text(generated: np.ndarray, held_out: np.ndarray | None, num_co
     closer = int((generated < held_out.min()).sum())
     return text + (
         f"{len(held_out)} real images that were held out lie {held_out.min():.3f} to {held_out.max():.3f} from "
-        f"theirs, median {np.median(held_out):.3f}; {closer} of the generated pictures are nearer than all of these. "
-        "A model that repeats its training images is much nearer to them than new images are. Few pictures prove little: look "
-        "at the pairs."
+        f"theirs, median {np.median(held_out):.3f}; {closer} of the generated pictures are nearer than all of "
+        "these. A model that repeats its training images is much nearer to them than new images are. Few pictures "
+        "prove little: look at the pairs."
     )
 
 
