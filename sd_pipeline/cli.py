@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd_pipeline.argument_parser import ArgumentParser
+from sd_pipeline.demo.commands import add_demo_commands
 from sd_pipeline.pretrained_models import DEFAULT_MODEL
 from sd_pipeline.samplers import SCHEDULERS, use_scheduler
 
@@ -165,6 +166,7 @@ def _parser() -> argparse.ArgumentParser:
         command.description = f"{does.capitalize()}. Picture i of seed s is picture 0 of seed s + i."
         command.set_defaults(run=generate, pipeline=pipeline, inputs=_add_inputs(command, name))
         _add_common(command)
+    add_demo_commands(commands)
     return parser
 
 

@@ -35,6 +35,7 @@ __all__ = [
 STAGES = ("text_encoder", "autoencoder", "diffusion")
 
 StageName = Literal["text_encoder", "autoencoder", "diffusion"]
+Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class DataConfig:
     """Which captioned images a run learns from.
 
     Args:
-        dataset: `digits`, `shapes`, a folder with `metadata.jsonl`, a folder saved by `datasets`, or a Hub name.
+        dataset: `digits`, `shapes`, `emoji`, a folder with `metadata.jsonl`, a folder saved by `datasets`, or a Hub
+            name.
         dataset_config_name: Configuration of a Hub data set.
         dataset_revision: Branch, tag or commit of a Hub data set.
         image_column: Column with the images.
@@ -101,7 +103,7 @@ class DataConfig:
         require(self.shuffle_buffer_size >= 1, "data.shuffle_buffer_size", self.shuffle_buffer_size, "at least 1")
         allowed = "null with data.streaming, as the sizes of images are not known before they are read"
         require(not (self.streaming and step is not None), "data.aspect_ratio_bucket_step", step, allowed)
-        is_made = self.dataset in ("digits", "shapes")
+        is_made = self.dataset in ("digits", "shapes", "emoji")
         allowed = f"false for {self.dataset}, whose images are made or loaded whole"
         require(not (self.streaming and is_made), "data.streaming", self.streaming, allowed)
 
@@ -147,7 +149,8 @@ class TrainConfig:
         seed: Everything random in the run follows from it.
         mixed_precision: `no`, `fp16` or `bf16`; weights and their average stay float32.
         allow_tf32: Let Ampere and later GPUs round the inputs of float32 products to 10 bits of mantissa.
-        report_to: Where metrics go besides `metrics.jsonl`.
+        report_to: Where metrics and validation pictures go besides the folder of the run: `tensorboard`, `wandb`,
+            `trackio`, a list of some, or `none`.
         stages: What is trained, in this order.
         text_encoder: First stage.
         autoencoder: Second stage.
@@ -161,7 +164,7 @@ class TrainConfig:
     seed: int = 0
     mixed_precision: Literal["no", "fp16", "bf16"] | bool = "no"
     allow_tf32: bool = False
-    report_to: Literal["tensorboard", "none"] = "tensorboard"
+    report_to: Tracker | Literal["none"] | list[Tracker] = "tensorboard"
     stages: list[StageName] = field(default_factory=lambda: list(STAGES))  # type: ignore[arg-type]
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
@@ -200,6 +203,12 @@ class TrainConfig:
         has_shapes = self.data.aspect_ratio_bucket_step is not None
         allowed = "false with data.aspect_ratio_bucket_step, which gives the latents several shapes"
         require(not (self.diffusion.cache_latents and has_shapes), "diffusion.cache_latents", True, allowed)
+
+    @property
+    def trackers(self) -> list[str]:
+        """What `report_to` names, each once."""
+        named = self.report_to if isinstance(self.report_to, list) else [self.report_to]
+        return [name for name in dict.fromkeys(named) if name != "none"]
 
     @property
     def latent_cache_dir(self) -> str:

@@ -61,7 +61,7 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
             # The main process validates and exports alone; the others may have to wait for long.
             kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
-            log_with=None if config.report_to == "none" else config.report_to,
+            log_with=config.trackers or None,
             project_dir=str(Path(config.output_dir) / "logs"),
         )
     except ValueError as error:

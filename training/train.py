@@ -26,9 +26,11 @@ from training.engine.interruption import RunStopped, StopSignal
 from training.engine.run_folder import RunFolder
 from training.engine.run_lock import RunFolderError
 from training.engine.run_status import RunState, write_status
+from training.engine.trackers import check_installed, start_trackers
 from training.stages import build_task, load_data, start_accelerator, train_stage
 from training.tasks.model_check import check_models
 from training.tasks.pretrained import load_pretrained
+from training.tracked_config import tracked_config
 
 _FULL_DISK = "the training states that were written stand; free some space and run the same command again"
 
@@ -101,6 +103,7 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
     check_order(config, folder, pending)
     finished = [stage for stage in STAGES if folder.record(stage) is not None]
     check_models(config, finished, load_pretrained(config))
+    check_installed(config.trackers)
     datasets = load_data(config)
     if "diffusion" in pending and config.diffusion.cache_latents:
         check_cache_folder(Path(config.latent_cache_dir).expanduser(), fingerprint_of(datasets[0]))
@@ -108,7 +111,8 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
     if accelerator.is_main_process:
         write_status(folder.path, RunState.RUNNING, f"training {', '.join(pending)}")
         write_text(config_to_yaml(config), folder.config_file)
-        accelerator.init_trackers("sd_pipeline")
+        run_name = folder.path.resolve().name
+        start_trackers(accelerator, folder.path / "logs", run_name, tracked_config(config))
     accelerator.wait_for_everyone()
     for stage in pending:
         build = partial(build_task, stage, config, folder, accelerator.device, *datasets)

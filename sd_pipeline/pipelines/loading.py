@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel
@@ -18,7 +20,10 @@ from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
 from sd_pipeline.pretrained_models import packaged_model
 from sd_pipeline.publishing import stock_layout
+from sd_pipeline.publishing.manifest import write_manifest
 from sd_pipeline.publishing.repository_check import ModelFactory, check_repository
+from sd_pipeline.publishing.repository_files import RepositoryError, read_json
+from sd_pipeline.publishing.repository_trust import INDEX_FILE, check_index
 from sd_pipeline.publishing.single_file import load_single_file, save_single_file
 
 if TYPE_CHECKING:
@@ -56,18 +61,29 @@ class StockRepositoryPipeline(DiffusionPipeline):
                 A folder, the name of a model that comes with this package (`"pretrained/shapes-64"`), or the name of a
                 repository on the Hub; what there is first in this order.
             kwargs: As in `DiffusionPipeline.from_pretrained`: `dtype`, `variant`, `revision`, components, and others.
+                Only `use_safetensors=False` reads pickles, only `trust_remote_code=True` runs code.
 
         Returns:
             A pipeline of this class.
 
         Raises:
-            RepositoryError: If a file is missing or damaged (it is a `ValueError`, one line, and names the file).
+            RepositoryError: If a file is missing or damaged, or the repository brings pickles, code or components
+                of other kinds along (it is a `ValueError`, one line, and names the file).
             OSError: If there is no such folder, and it cannot be had from the Hub.
         """
         folder = _folder_or_name(pretrained_model_name_or_path)
+        if kwargs.get("use_safetensors") is None:
+            kwargs["use_safetensors"] = True
         if not os.path.isdir(folder):
             folder = _download(cls, folder, kwargs)
-        check_repository(folder, COMPONENTS, passed=kwargs.keys(), variant=kwargs.get("variant"))
+        check_repository(
+            folder,
+            COMPONENTS,
+            passed=kwargs.keys(),
+            variant=kwargs.get("variant"),
+            allow_pickle=not kwargs["use_safetensors"],
+            trust_remote_code=bool(kwargs.get("trust_remote_code")),
+        )
         pipeline = super().from_pretrained(folder, **kwargs)
         pipeline.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
         return pipeline
@@ -176,6 +192,7 @@ class StockRepositoryPipeline(DiffusionPipeline):
         """
         stock_layout.complete_components(save_directory, self.tokenizer)
         super().save_config(save_directory, push_to_hub=push_to_hub, **kwargs)
+        write_manifest(Path(save_directory))
 
 
 def _folder_or_name(name: str | os.PathLike) -> str:
@@ -183,10 +200,21 @@ def _folder_or_name(name: str | os.PathLike) -> str:
 
 
 def _download(pipeline_class: type[DiffusionPipeline], name: str, kwargs: Mapping[str, Any]) -> str:
+    hub = {key: kwargs[key] for key in ("cache_dir", "force_download", "token", "revision") if key in kwargs}
     try:
+        # Alone and first: it tells whether the rest is wanted.
+        index = read_json(
+            Path(hf_hub_download(name, INDEX_FILE, **hub, local_files_only=bool(kwargs.get("local_files_only"))))
+        )
+        check_index(index, name, kwargs.keys(), bool(kwargs.get("trust_remote_code")))
         return os.fspath(pipeline_class.download(name, **kwargs))
     except HFValidationError as error:
         raise OSError(f"{name!r} is neither a folder nor the name of a repository on the Hub") from error
     except OSError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
+        if "`safetensors` weights" in reason:
+            raise RepositoryError(
+                f"{name} has weights that are pickles, which can run any code when they are read: only safetensors "
+                "are read, unless you pass `use_safetensors=False`"
+            ) from error
         raise OSError(f"{name!r} is not a folder, and the Hub has not sent it: {reason}") from error

@@ -19,7 +19,7 @@ from sd_pipeline.publishing.original_layout import (
     clip_key_map,
     open_clip_key_map,
 )
-from sd_pipeline.publishing.repository_check import RepositoryError
+from sd_pipeline.publishing.repository_files import RepositoryError
 
 Configs = dict[str, dict[str, Any]]
 Shapes = Mapping[str, tuple[int, ...]]

@@ -27,7 +27,7 @@ from sd_pipeline.publishing.original_layout import (
     weights_by_original_name,
 )
 from sd_pipeline.publishing.repository import check_finite
-from sd_pipeline.publishing.repository_check import RepositoryError
+from sd_pipeline.publishing.repository_files import RepositoryError
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ import sd_pipeline
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
 from sd_pipeline.pipelines.scheduler_use import Scheduler
-from sd_pipeline.publishing.repository_check import RepositoryError, read_json
+from sd_pipeline.publishing.repository_files import RepositoryError, read_json
 
 CARD_FILE = "README.md"
 

@@ -30,7 +30,7 @@ from sd_pipeline.publishing.original_families import (
 from sd_pipeline.publishing.original_structure import check_structure, differences
 from sd_pipeline.publishing.original_weights import OriginalWeights, noise_schedule, to_original
 from sd_pipeline.publishing.repository import flush
-from sd_pipeline.publishing.repository_check import RepositoryError, read_shapes
+from sd_pipeline.publishing.repository_files import RepositoryError, read_shapes
 from sd_pipeline.publishing.single_file_metadata import (
     build_scheduler,
     build_tokenizer,

@@ -19,7 +19,7 @@ from transformers import CLIPTokenizer
 import sd_pipeline
 from sd_pipeline.publishing.original_families import VOCAB_SIZE, Family, family_of
 from sd_pipeline.publishing.original_weights import V_PREDICTION_MARKER
-from sd_pipeline.publishing.repository_check import RepositoryError
+from sd_pipeline.publishing.repository_files import RepositoryError
 from sd_pipeline.publishing.stock_layout import OUR_CLASS_OF, STOCK_CLASS_OF
 
 PREFIX = "sd_pipeline."

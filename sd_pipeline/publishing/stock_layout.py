@@ -16,6 +16,8 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 FACTS_KEY = "_sd_pipeline"
+# Below it: digests of the weights by their paths (see `manifest.py`).
+MANIFEST_KEY = "sha256"
 
 STOCK_CLASS_OF = {
     "SDAutoencoderKL": "AutoencoderKL",
@@ -114,7 +116,9 @@ def index_from_stock(index: Mapping[str, Any]) -> dict[str, Any]:
     for name in STOCK_ONLY_COMPONENTS:
         if config.get(name, [None])[0] is None:
             config.pop(name, None)
-    config["recommended_call"] = {key: value for key, value in facts.items() if key != "components"}
+    config["recommended_call"] = {
+        key: value for key, value in facts.items() if key not in ("components", MANIFEST_KEY)
+    }
     return config
 
 

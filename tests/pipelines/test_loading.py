@@ -22,6 +22,7 @@ from diffusers import (
 from safetensors.torch import load_file, save_file
 
 from sd_pipeline import SDAutoencoderKL, SDDDPMScheduler, SDPipeline, SDUNet2DConditionModel
+from sd_pipeline.publishing.manifest import write_manifest
 from tests.components import tiny_components, tiny_scheduler, tiny_unconditional_unet, tiny_vae
 
 PROMPT = "a red circle"
@@ -135,6 +136,7 @@ def test_old_names_of_the_first_repositories(copy):
     for new, old in names.items():
         weights = {name.replace(new, old): tensor.clone() for name, tensor in weights.items()}
     save_file(weights, path, metadata={"format": "pt"})
+    write_manifest(copy)
     old = SDPipeline.from_pretrained(copy)
     expected = SDPipeline(**tiny_components())
     call = {"num_inference_steps": 2, "guidance_scale": 3.0}
@@ -162,6 +164,9 @@ def test_what_stock_has_no_word_for_survives(kind, tmp_path):
         "unconditional": {"text_encoder": [None, None], "tokenizer": [None, None]},
         "pixels": {"text_encoder": [None, None], "tokenizer": [None, None], "vae": [None, None]},
     }[kind]
+    assert set(facts.pop("sha256")) == {
+        path.relative_to(tmp_path).as_posix() for path in tmp_path.glob("*/*.safetensors")
+    }
     assert facts == {"num_inference_steps": 2, "components": expected}
     if kind == "isotropic":
         assert again.vae.config.posterior == "isotropic"

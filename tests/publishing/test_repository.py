@@ -65,6 +65,7 @@ def test_names_in_the_files_are_those_of_diffusers(exported):
     assert index["scheduler"] == ["diffusers", "DDPMScheduler"]
     assert index["text_encoder"] == ["transformers", "CLIPTextModel"]
     assert index["tokenizer"] == ["transformers", "CLIPTokenizer"]
+    assert len(index["_sd_pipeline"].pop("sha256")) == 3
     assert index["_sd_pipeline"] == {"num_inference_steps": 2, "guidance_scale": 3.0}
     classes = {
         path.parent.name: json.loads(path.read_text()).get("_class_name") for path in exported.glob("*/*config.json")

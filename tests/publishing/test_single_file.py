@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sd_pipeline import SDAutoencoderKL, SDDDPMScheduler, SDInpaintPipeline, SDPipeline, SDUNet2DConditionModel
-from sd_pipeline.publishing.repository_check import RepositoryError
+from sd_pipeline.publishing.repository_files import RepositoryError
 from sd_pipeline.publishing.single_file import load_single_file, save_single_file
 from sd_pipeline.publishing.single_file_metadata import CLIP_TOKENS
 from tests.components import MAX_LENGTH, tiny_components, tiny_scheduler, tiny_tokenizer

@@ -108,6 +108,21 @@ def run_training(arguments: Sequence[str], num_processes: int = 1) -> subprocess
     )
 
 
+def run_script(script: Path, num_processes: int, *arguments: str, **variables: str) -> None:
+    """Run a script of a test in some processes that talk over gloo, and see that it succeeds."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
+    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    process = subprocess.run(
+        [sys.executable, *launcher, str(script), *arguments],
+        env=environment(ACCELERATE_USE_CPU="true", **variables),
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+
+
 def rows(output_dir: Path, stage: str) -> list[dict[str, Any]]:
     """Read a stage's rows of `metrics.jsonl`, those of logged steps only."""
     lines = (output_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()

@@ -5,10 +5,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.data.shards import write_digit_tars
-from tests.training.runs import ROOT, TIMEOUT, environment, launch_command, rows, tiny_config, write_config
+from tests.training.runs import ROOT, TIMEOUT, environment, launch_command, rows, run_script, tiny_config, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -170,18 +168,3 @@ def test_shards_are_gathered_whole_and_restored(tmp_path):
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)
     run_script(script, 2, ACCELERATE_USE_FSDP="true", FSDP_VERSION="2")
-
-
-def run_script(script: Path, num_processes: int, *arguments: str, **variables: str) -> None:
-    """Run a script in some processes that talk over gloo."""
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
-    variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    process = subprocess.run(
-        [sys.executable, *launcher, str(script), *arguments],
-        env=environment(ACCELERATE_USE_CPU="true", **variables),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr

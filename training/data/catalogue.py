@@ -9,6 +9,7 @@ import numpy as np
 
 from training.data.captioned_images import CaptionedImages
 from training.data.digits import DigitsSource
+from training.data.emoji import EmojiSource
 from training.data.encoded_images import MAX_IMAGE_PIXELS
 from training.data.errors import DataError
 from training.data.image_source import ImageSource, SourceSubset
@@ -22,7 +23,8 @@ from training.data.streamed_images import MAX_LISTED_CAPTIONS, StreamedImageSour
 from training.engine.random_streams import sample_rng, stream_key
 
 SPLITS = ("train", "validation")
-BUILT_IN = ("digits", "shapes")
+BUILT_IN = ("digits", "shapes", "emoji")
+_TELLS_LEFT_FROM_RIGHT = ("shapes", "emoji")
 NUM_VALIDATION_SHAPES = 1000
 
 
@@ -57,13 +59,13 @@ def load_captioned_images(
             are the split of that name if the data set has one, else `validation_fraction` of its images, and none
             (length 0) if that is 0.
         dataset (`str`):
-            `"digits"`, `"shapes"`, path of a folder (see `find_splits`) or name of a data set on the Hub. With
-            `streaming`: a folder, URL or Hub data set with shards (see `find_shards`).
+            `"digits"`, `"shapes"`, `"emoji"`, path of a folder (see `find_splits`) or name of a data set on the Hub.
+            With `streaming`: a folder, URL or Hub data set with shards (see `find_shards`).
         resolution (`int`): Side of the square pictures, in pixels.
         aspect_ratio_bucket_step (`int`, *optional*): Bring training pictures to the nearest of several shapes, whose
             sides are multiples of this (see `aspect_ratio_buckets`). Those for validation stay squares.
         center_crop (`bool`, defaults to `True`): Crop at the centre; otherwise at a random place.
-        random_flip (`bool`, defaults to `False`): Mirror every other picture. Refused for `shapes`.
+        random_flip (`bool`, defaults to `False`): Mirror every other picture. Refused for `shapes` and `emoji`.
         image_column (`str`, defaults to `"image"`): Column of the images.
         caption_column (`str`, defaults to `"text"`): Column of the captions: text, or lists of texts.
         on_bad_sample (`str`, defaults to `"error"`):
@@ -108,6 +110,8 @@ def load_captioned_images(
         order = source.order(shuffle_buffer_size, seed) if isinstance(source, RemainingSamples) and is_train else None
     elif dataset == "digits":
         source = DigitsSource(split)
+    elif dataset == "emoji":
+        source = EmojiSource(split, resolution)
     elif dataset == "shapes":
         number, series = (num_samples, seed) if is_train else (NUM_VALIDATION_SHAPES, stream_key(seed, "validation"))
         source = ShapesSource("pair" if shape_pairs else "seen", number, resolution, series, shape_pairs)
@@ -146,8 +150,10 @@ def _check_arguments(
         raise DataError(f"no split {split!r}; allowed: {', '.join(SPLITS)}")
     if not 0 <= validation_fraction < 1:
         raise DataError(f"data.validation_fraction is {validation_fraction}; allowed: at least 0 and below 1")
-    if dataset == "shapes" and random_flip:
-        raise DataError("data.random_flip is true; allowed for shapes: false, as its captions tell left from right")
+    if dataset in _TELLS_LEFT_FROM_RIGHT and random_flip:
+        raise DataError(
+            f"data.random_flip is true; allowed for {dataset}: false, as its captions tell left from right"
+        )
     if dataset in BUILT_IN:
         _refuse_fraction(dataset, validation_fraction)
         for key, value in (("dataset_revision", dataset_revision), ("dataset_config_name", dataset_config_name)):

@@ -95,6 +95,6 @@ def _load_tables(
             loaded = datasets.load_dataset(name, config_name, revision=revision)
     except (DatasetsError, OSError, ValueError) as error:
         told = " ".join(str(error).split())[:300]
-        allowed = "'digits', 'shapes', a folder with captioned images, or a data set on the Hub"
+        allowed = "'digits', 'shapes', 'emoji', a folder with captioned images, or a data set on the Hub"
         raise DataError(f"data.dataset: {dataset!r} cannot be loaded ({told}); allowed: {allowed}") from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import resource
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 
 from training.config import TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.engine.interruption import StopSignal
+from training.engine.memory import peak_memory
 from training.engine.run_folder import RunFolder
 from training.stages import build_task, train_stage
 
@@ -101,11 +99,3 @@ def shortened(config: TrainConfig, folder: Path, steps: int) -> TrainConfig:
 
 def _size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most memory that was in use, in bytes: of the accelerator, or of this process on a CPU."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

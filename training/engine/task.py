@@ -39,12 +39,14 @@ class Task(Protocol):
             with an optimizer of its own; it is no submodule of `model`. Its `forward(**adversary_batch)` returns such
             tensors too.
         shardable (`bool`): Whether the parameters of the model's networks may be sharded over the processes (FSDP2).
+        num_timesteps (`int`): T, if its batches have `timesteps` in [0, T); otherwise 0.
         dataset (`torch.utils.data.Dataset`): Map-style; indexed by `(sample_number, index)`. It may have an attribute
             `order`, the `SampleOrder` it is read in; otherwise it is shuffled.
     """
 
     name: str
     shardable: bool
+    num_timesteps: int
 
     @property
     def model(self) -> torch.nn.Module: ...  # noqa: D102

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 from training.engine.checkpointing import write_text
 from training.engine.task import Validation
+from training.engine.trackers import track_picture, track_values
 
 
 class MetricsLog:
@@ -31,19 +31,26 @@ class MetricsLog:
         with self.file.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps({"stage": stage, "step": step, **values}) + "\n")
 
-    def rewind(self, stage: str, step: int) -> None:
-        """Drop a stage's rows after `step`, and a row that a crash cut: the steps are about to be done again."""
+    def rewind(self, stage: str, step: int) -> int:
+        """Drop a stage's rows after `step`, and a row that a crash cut: the steps are about to be done again.
+
+        Returns:
+            `int`: The stage's last step that had a row, dropped or not; 0 if none had.
+        """
         if not self.file.is_file():
-            return
-        kept = []
+            return 0
+        kept, last_step = [], 0
         for line in self.file.read_text(encoding="utf-8").splitlines():
             try:
                 row = json.loads(line)
             except json.JSONDecodeError:
                 continue
+            if row["stage"] == stage:
+                last_step = max(last_step, row["step"])
             if row["stage"] != stage or row["step"] <= step:
                 kept.append(line + "\n")
         write_text("".join(kept), self.file)
+        return last_step
 
 
 class StageReport:
@@ -75,8 +82,8 @@ class StageReport:
         self.metrics = metrics
         self.picture_folder = picture_folder
         self.is_main = accelerator.is_main_process
-        if self.is_main:
-            metrics.rewind(stage, step)
+        # Trackers cannot take back what they were given. Steps that are done again give the same numbers again.
+        self._tracked_step = metrics.rewind(stage, step) if self.is_main else 0
         self._last_row = (step, time.monotonic())
         self._bar = tqdm(
             total=max_steps, initial=step, desc=stage, unit="step", disable=not self.is_main, dynamic_ncols=True
@@ -111,14 +118,14 @@ class StageReport:
         self.picture_folder.mkdir(parents=True, exist_ok=True)
         for name, image in validation.images.items():
             image.save(self.picture_folder / f"{name}-{step}.png")
-            for tracker in self.accelerator.trackers:
-                if hasattr(tracker, "log_images"):
-                    pixels = np.asarray(image.convert("RGB"))[None].transpose(0, 3, 1, 2)
-                    tracker.log_images({f"{self.stage}/{name}": pixels}, step=step)
+            if step > self._tracked_step:
+                track_picture(self.accelerator.trackers, f"{self.stage}/{name}", image, step)
 
     def _write(self, step: int, values: Mapping[str, float]) -> None:
         self.metrics.write(self.stage, step, **values)
-        self.accelerator.log({f"{self.stage}/{name}": value for name, value in values.items()}, step=step)
+        if step > self._tracked_step:
+            named = {f"{self.stage}/{name}": value for name, value in values.items()}
+            track_values(self.accelerator.trackers, named, step)
 
     def close(self) -> None:
         """End the progress bar."""

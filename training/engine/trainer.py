@@ -36,6 +36,7 @@ from training.engine.non_finite import (
 from training.engine.optimisation import Optimisation
 from training.engine.random_streams import stream_key
 from training.engine.sampling_order import GlobalBatchSampler, order_of
+from training.engine.step_numbers import StepNumbers
 from training.engine.task import Batch, Task
 from training.engine.tracking import MetricsLog, StageReport
 from training.engine.training_state import gather_state, restore_state
@@ -92,6 +93,7 @@ class Trainer:
             groups = task.adversary_parameter_groups()
             self.networks["adversary"] = Optimisation(task.adversary, groups, settings, accelerator)
         self.average = AveragedWeights(task.model, settings.ema_decay) if settings.use_ema else None
+        self.numbers = StepNumbers(accelerator, task.num_timesteps)
         self._writer = CheckpointWriter(folder, settings.checkpoints_total_limit)
 
     @property
@@ -152,6 +154,8 @@ class Trainer:
                 self.accelerator.scaler.update()
             if self.average is not None and not failed:
                 self.average.step()
+            if not failed:
+                self.numbers.add(micro_batches)
             self.step += 1
             self.seconds = seconds_before + time.monotonic() - started
             report.advance()
@@ -169,7 +173,7 @@ class Trainer:
         settings = self.settings
         is_last = self.step == settings.max_train_steps
         if micro_batches is not None and (is_last or self.step % settings.logging_steps == 0):
-            report.row(self.step, self._scalars(micro_batches, norms))
+            report.row(self.step, self.numbers.row(micro_batches, norms, self.network.learning_rate))
         if is_last or (settings.validation_steps is not None and self.step % settings.validation_steps == 0):
             self._validate(report)
         self._writer.check()
@@ -241,18 +245,6 @@ class Trainer:
         if self.settings.on_non_finite == "stop" or self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise FloatingPointError(failure_message(self.task.name, record, file))
         report.skipped(self.step + 1)
-
-    def _scalars(self, micro_batches: list[MicroBatch], norms: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """Average a step's losses over all processes."""
-        names = list(micro_batches[-1].losses)
-        sums = [sum(m.losses[name].mean() / len(micro_batches) for m in micro_batches) for name in names]
-        means = self.accelerator.reduce(torch.stack(sums), reduction="mean")  # type: ignore[arg-type]
-        scalars: dict[str, float] = dict(zip(names, means.tolist(), strict=True))
-        scalars["grad_norm"] = float(norms["model"])
-        if "discriminator_loss" in scalars:
-            scalars["discriminator_grad_norm"] = float(norms["adversary"])
-        scalars["learning_rate"] = self.network.learning_rate
-        return scalars
 
     def _validate(self, report: StageReport) -> None:
         self.task.model.eval()

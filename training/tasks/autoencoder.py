@@ -45,6 +45,7 @@ class AutoencoderTask:
 
     name = "autoencoder"
     shardable = False
+    num_timesteps = 0
 
     def __init__(
         self,

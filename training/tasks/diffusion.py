@@ -72,6 +72,7 @@ class DiffusionTask(WithoutAdversary):
         self.unet = self._start()
         of_pretrained = None if pretrained is None else pretrained.scheduler
         self.scheduler = build_scheduler(config, in_pixel_space=vae is None, pretrained=of_pretrained)
+        self.num_timesteps: int = self.scheduler.config["num_train_timesteps"]
         self.sampler = recommended_scheduler(config, self.scheduler, of_pretrained)
         recommendation = None if pretrained is None else pretrained.config["recommended_call"]
         self.call = recommended_call(config.evaluation, frozen.tokenizer is not None, recommendation)
@@ -136,8 +137,7 @@ class DiffusionTask(WithoutAdversary):
         if self.settings.noise_offset:
             offset = standard_normal(seed, "diffusion/offset", numbers, (shape[0], 1, 1))
             batch["noise"] += self.settings.noise_offset * offset
-        num_timesteps = self.scheduler.config["num_train_timesteps"]
-        batch["timesteps"] = draw_timesteps(self.settings, seed, numbers, num_timesteps)
+        batch["timesteps"] = draw_timesteps(self.settings, seed, numbers, self.num_timesteps)
         if self.frozen.tokenizer is not None:
             dropped = uniform(seed, "diffusion/caption_drop", numbers) < self.settings.proportion_empty_prompts
             captions = ["" if drop else s["caption"] for drop, s in zip(dropped.tolist(), samples, strict=True)]

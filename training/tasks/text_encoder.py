@@ -100,6 +100,7 @@ class TextEncoderTask(WithoutAdversary):
 
     name = "text_encoder"
     shardable = False
+    num_timesteps = 0
 
     def __init__(
         self, config: TrainConfig, dataset: CaptionedImages, validation_dataset: CaptionedImages | None

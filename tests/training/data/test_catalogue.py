@@ -134,6 +134,7 @@ def spoiled(folder: Path) -> Path:
         ),
         ({"dataset": "shapes", "dataset_revision": "v1"}, "data.dataset_revision is 'v1'; allowed for shapes: null"),
         ({"dataset": "shapes", "random_flip": True}, "data.random_flip is true; allowed for shapes: false"),
+        ({"dataset": "emoji", "random_flip": True}, "data.random_flip is true; allowed for emoji: false"),
         ({"dataset": "shapes", "num_samples": 0}, "shapes: 0 pictures of 16 pixels"),
         ({"dataset": emptied}, "is empty: it has no usable image"),
         ({"dataset": spoiled, "on_bad_sample": "skip"}, "is empty: it has no usable image"),

@@ -131,7 +131,9 @@ def test_a_file_instead_of_a_folder(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"cannot be loaded .*; allowed: 'digits', 'shapes', a folder") as caught:
+    with pytest.raises(
+        DataError, match=r"cannot be loaded .*; allowed: 'digits', 'shapes', 'emoji', a folder"
+    ) as caught:
         find_splits(str(tmp_path))
     assert "\n" not in str(caught.value)
 
@@ -150,4 +152,6 @@ def test_a_name_that_the_hub_does_not_have() -> None:
     run = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
     last = run.stderr.strip().splitlines()[-1]
     assert last.startswith("training.data.errors.DataError: data.dataset: 'nobody/nothing' cannot be loaded (")
-    assert last.endswith("allowed: 'digits', 'shapes', a folder with captioned images, or a data set on the Hub")
+    assert last.endswith(
+        "allowed: 'digits', 'shapes', 'emoji', a folder with captioned images, or a data set on the Hub"
+    )

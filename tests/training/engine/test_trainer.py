@@ -62,6 +62,7 @@ class LineTask:
 
     name = "autoencoder"
     shardable = False
+    num_timesteps = 0
 
     def __init__(self, infinite: int | None = None, has_adversary: bool = True) -> None:
         torch.manual_seed(3)
@@ -118,7 +119,7 @@ def trainer_of(folder: Path, task: LineTask, stop_signal: StopSignal | None = No
 
 def logged(folder: Path) -> list[dict[str, Any]]:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in row.items() if key != "images_per_second"} for row in rows]
+    return [{key: row[key] for key in row if key not in ("images_per_second", "peak_memory_gb")} for row in rows]
 
 
 def final_tensors(folder: Path, step: int = 8) -> dict[str, torch.Tensor]:

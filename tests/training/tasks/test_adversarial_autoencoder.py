@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,7 +10,7 @@ import torch.nn.functional as F
 
 from tests.components import tiny_vae
 from tests.training.configurations import some_digits, tiny_train_config
-from tests.training.runs import ROOT, TIMEOUT, environment
+from tests.training.runs import run_script
 from training.config import AdversarialConfig, AutoencoderConfig, ConfigError
 from training.tasks.adversarial_losses import MAX_ADAPTIVE_WEIGHT, adaptive_weight, discriminator_loss, generator_loss
 from training.tasks.autoencoder import AutoencoderTask
@@ -190,20 +187,9 @@ def test_two_processes_keep_both_networks_equal(tmp_path):
     for num_processes in (1, 2):
         script = tmp_path / "train.py"
         script.write_text(TRAIN)
-        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-        variables = environment(ACCELERATE_USE_CPU="true")
-        variables["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
         folder = tmp_path / f"by {num_processes}"
         folder.mkdir()
-        process = subprocess.run(
-            [*launcher, str(num_processes), str(script), str(folder)],
-            env=variables,
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            check=False,
-        )
-        assert process.returncode == 0, process.stderr
+        run_script(script, num_processes, str(folder))
     first, second = (torch.load(tmp_path / "by 2" / f"{rank}-of-2.pt", weights_only=True) for rank in (0, 1))
     alone = torch.load(tmp_path / "by 1" / "0-of-1.pt", weights_only=True)
     assert first.keys() == second.keys() == alone.keys()
