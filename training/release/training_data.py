@@ -26,8 +26,8 @@ _OWN = {
     ),
     "emoji": (
         "Colour emoji, drawn from a font of the machine that trained, with their Unicode names and keywords.",
-        "that of the font: Noto Color Emoji, the usual one on Linux, is under the SIL Open Font License 1.1; the fonts of "
-        "macOS and Windows belong to Apple and Microsoft. Names and keywords are under the Unicode License",
+        "that of the font: Noto Color Emoji, the usual one on Linux, is under the SIL Open Font License 1.1; the "
+        "fonts of macOS and Windows belong to Apple and Microsoft. Names and keywords are under the Unicode License",
     ),
 }
 
