@@ -1,7 +1,8 @@
 """The configuration of a run: frozen dataclasses, validated as they are built. Imports nothing else of the project.
 
 One YAML file is one whole run, and its keys are the fields below. The blocks of the stages are in `config_stages.py`,
-`config_autoencoder.py` and `config_diffusion.py`; reading, writing and comparing configurations is in `config_io.py`.
+`config_autoencoder.py` and `config_diffusion.py`, that of the card is in `config_card.py`; reading, writing and
+comparing configurations is in `config_io.py`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from training.config_autoencoder import AdversarialConfig, AutoencoderConfig, PerceptualConfig
+from training.config_card import CardConfig
 from training.config_diffusion import DiffusionConfig, LoraConfig
 from training.config_stages import ConfigError, StageConfig, TextEncoderConfig, require
 
@@ -17,6 +19,7 @@ __all__ = [
     "STAGES",
     "AdversarialConfig",
     "AutoencoderConfig",
+    "CardConfig",
     "ConfigError",
     "DataConfig",
     "DiffusionConfig",
@@ -153,6 +156,7 @@ class TrainConfig:
         autoencoder: Second stage.
         diffusion: Third stage.
         evaluation: How the result is sampled.
+        card: What the model card is to say that a program cannot know.
     """
 
     data: DataConfig
@@ -166,6 +170,7 @@ class TrainConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    card: CardConfig = field(default_factory=CardConfig)
 
     def __post_init__(self) -> None:
         if self.mixed_precision is False:  # YAML reads an unquoted `no` as false.

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -21,10 +23,12 @@ from diffusers.utils import logging
 
 from sd_pipeline import SDPipeline
 from sd_pipeline.pretrained_models import PACKAGED_MODELS
+from sd_pipeline.publishing.model_card import without_local_paths
+from sd_pipeline.publishing.repository import CARD_FILE
 from sd_pipeline.samplers import use_scheduler
 from training.config import STAGES
 from training.data.catalogue import load_captioned_images
-from training.engine.checkpointing import write_json
+from training.engine.checkpointing import write_json, write_text
 from training.evaluation.options import NUM_PROMPTS, parse_options
 from training.evaluation.spreading import process_state
 from training.evaluation.suite import Call, Report, aligned
@@ -33,6 +37,7 @@ from training.evaluation.suite_digits import evaluate_digits
 from training.evaluation.suite_inpaint import evaluate_inpainting
 from training.evaluation.suite_outpaint import evaluate_outpainting
 from training.evaluation.suite_shapes import evaluate_shapes
+from training.release.added_results import check_card, with_results
 
 SUITES = {
     "shapes": evaluate_shapes,
@@ -52,6 +57,7 @@ def main(arguments: Sequence[str]) -> int:
         options = parse_options(arguments)
         output = options.output or default_output(options.model)
         check_writable(output)
+        card = read_card(options.model) if options.card else None
         report = evaluate(options, state.device)
     except (OSError, ValueError) as error:
         if state.is_main_process:
@@ -59,8 +65,29 @@ def main(arguments: Sequence[str]) -> int:
         state.wait_for_everyone()  # A launcher ends all processes when the first of them leaves.
         return 2
     if state.is_main_process:
-        hand_over(report, options.model, output)
+        results = hand_over(report, options.model, output)
+        if card is not None:
+            write_text(with_results(card, results, report.table, told_command(arguments)), card_file(options.model))
     return 0
+
+
+def told_command(arguments: Sequence[str]) -> str:
+    """Write the command of this evaluation for others, without the paths of this machine."""
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    return f"accelerate launch training/evaluate_model.py {shlex.join(without_local_paths(words))}"
+
+
+def card_file(model: str) -> Path:
+    """Tell where the card of a model lies."""
+    return Path(model) / CARD_FILE
+
+
+def read_card(model: str) -> str:
+    """Read the card of a model before the work, to find out whether results can be put into it."""
+    try:
+        return check_card(card_file(model).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"--card: allowed for a folder with a {CARD_FILE}; {model!r} is none") from error
 
 
 def default_output(model: str) -> Path:
@@ -117,8 +144,8 @@ def measure_on_dataset(options: argparse.Namespace, pipe: SDPipeline, call: Call
     return report
 
 
-def hand_over(report: Report, model: str, output: Path) -> None:
-    """Print a report and write it."""
+def hand_over(report: Report, model: str, output: Path) -> dict[str, Any]:
+    """Print a report, write it, and return what was written as JSON."""
     results = {"model": model, **report.results}
     results["seconds"] = results["seconds"] | seconds_of_stages(Path(model).parent)
     print(report.table, end="\n\n")
@@ -130,6 +157,7 @@ def hand_over(report: Report, model: str, output: Path) -> None:
         files.append(output / f"{name}.png")
         picture.save(files[-1])
     print("\nwritten:", ", ".join(map(str, files)))
+    return results
 
 
 def seconds_of_stages(run: Path) -> dict[str, float]:

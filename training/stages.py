@@ -18,12 +18,14 @@ from training.config_io import check_resumable
 from training.data.captioned_images import CaptionedImages
 from training.data.catalogue import load_captioned_images
 from training.engine.distribution import sharded_parts, wants_sharding
+from training.engine.hardware import describe_hardware
 from training.engine.interruption import StopSignal
 from training.engine.run_folder import RunFolder
 from training.engine.state_tensors import load_trained_tensors, trained_tensors
 from training.engine.task import Task
 from training.engine.tracking import MetricsLog
 from training.engine.trainer import Trainer
+from training.stage_card import CardMaker
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.components import load_frozen_models
 from training.tasks.diffusion import DiffusionTask
@@ -73,8 +75,9 @@ def train_stage(
     accelerator: Accelerator,
     stop_signal: StopSignal,
     build_task: Callable[[], Task],
+    datasets: tuple[CaptionedImages, CaptionedImages | None] | None = None,
 ) -> None:
-    """Train one stage from its newest training state, and put its output in place."""
+    """Train one stage from its newest training state, and put its output in place, with a card if there are data."""
     started = time.monotonic()
     task = build_task()
     trainer = Trainer(
@@ -97,7 +100,16 @@ def train_stage(
         task = build_task()
         load_trained_tensors(task.model, weights)
     if accelerator.is_main_process:
-        folder.finish(stage, task.export, trainer.step, before + trainer.seconds)
+        seconds = before + trainer.seconds
+        hardware = describe_hardware(accelerator.device, accelerator.num_processes)
+        record = {"step": trainer.step, "seconds": seconds, "hardware": hardware}
+
+        def export(aside: Path) -> None:
+            task.export(aside)
+            if datasets is not None:
+                CardMaker(config, folder, record, *datasets).write(aside, task)
+
+        folder.finish(stage, export, trainer.step, seconds, hardware)
     accelerator.wait_for_everyone()
 
 

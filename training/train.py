@@ -104,9 +104,9 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
     finished = [stage for stage in STAGES if folder.record(stage) is not None]
     check_models(config, finished, load_pretrained(config))
     check_installed(config.trackers)
-    dataset, validation_dataset = load_data(config)
+    datasets = load_data(config)
     if "diffusion" in pending and config.diffusion.cache_latents:
-        check_cache_folder(Path(config.latent_cache_dir).expanduser(), fingerprint_of(dataset))
+        check_cache_folder(Path(config.latent_cache_dir).expanduser(), fingerprint_of(datasets[0]))
     accelerator = start_accelerator(config)
     if accelerator.is_main_process:
         write_status(folder.path, RunState.RUNNING, f"training {', '.join(pending)}")
@@ -115,8 +115,8 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
         start_trackers(accelerator, folder.path / "logs", run_name, tracked_config(config))
     accelerator.wait_for_everyone()
     for stage in pending:
-        parts = (stage, config, folder, accelerator.device, dataset, validation_dataset)
-        train_stage(stage, config, folder, accelerator, stop_signal, partial(build_task, *parts))
+        build = partial(build_task, stage, config, folder, accelerator.device, *datasets)
+        train_stage(stage, config, folder, accelerator, stop_signal, build, datasets)
     accelerator.end_training()
 
 

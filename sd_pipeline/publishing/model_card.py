@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Any
 
 import yaml
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
 
 
 def model_card(
@@ -46,7 +45,7 @@ def model_card(
             The configuration of the run, plain values only. Absolute paths in it are told likewise.
         tags (sequence of `str`, *optional*): Further tags for the Hub.
         metadata (`Mapping[str, Any]`, *optional*):
-            What else the Hub is to know, in its words: `license`, `model-index` and others.
+            What else the Hub is to know, in its words: `license`, `base_model`, `model-index` and others.
         fields (`Mapping[str, str]`, *optional*): Placeholders of this template alone, and what takes their place.
         base_model (`str`, *optional*): The model that the training went on from; `None` if it began with nothing.
 
@@ -63,7 +62,7 @@ def model_card(
         "metadata": _metadata(
             example_prompt is not None,
             tags,
-            {**_base_model_entry(base_model), **(metadata or {})},
+            metadata or {},
         ),
         "name": name,
         "repository": repository,
@@ -85,7 +84,7 @@ def model_card(
 
 
 def without_local_paths(value: Any) -> Any:
-    """Keep of every absolute path its last part.
+    """Keep of every path outside the working directory its last part, and of an address no password and no query.
 
     Args:
         value (`Any`): A string, or mappings and lists that hold some.
@@ -97,7 +96,17 @@ def without_local_paths(value: Any) -> Any:
         return {key: without_local_paths(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_local_paths(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return _told(value) if isinstance(value, str) else value
+
+
+def _told(text: str) -> str:
+    if text.startswith("file:") or Path(text).is_absolute() or text.startswith(("~", "..")):
+        return Path(text).name
+    if re.match(r"\w+://\S+$", text):  # Passwords and signatures are nobody else's business either.
+        scheme, address = text.split("://", 1)
+        host, slash, path = address.partition("/")
+        return f"{scheme}://{host.rsplit('@', 1)[-1]}{slash}{path.split('?')[0]}"
+    return text
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -125,14 +134,6 @@ def _metadata(takes_prompts: bool, tags: Sequence[str], further: Mapping[str, An
         **further,
     }
     return yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
-
-
-def _base_model_entry(base_model: str | None) -> dict[str, str]:
-    try:
-        validate_repo_id(base_model or "/")
-    except HFValidationError:  # A folder: nothing that the Hub could point to.
-        return {}
-    return {"base_model": base_model or ""}
 
 
 def _summary(takes_prompts: bool, base_model: str | None) -> str:

@@ -9,6 +9,7 @@ from typing import Any, get_type_hints
 from tests.training.runs import tiny_config
 from training.config import (
     AutoencoderConfig,
+    CardConfig,
     DataConfig,
     DiffusionConfig,
     EvaluationConfig,
@@ -25,6 +26,7 @@ BLOCKS = {
     "autoencoder": AutoencoderConfig,
     "diffusion": DiffusionConfig,
     "evaluation": EvaluationConfig,
+    "card": CardConfig,
 }
 
 # A U-Net that attends to no text.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from tests.training.runs import (
@@ -63,6 +65,36 @@ def test_a_run_leaves_what_it_promises(finished):
     index = json.loads((out / "pipeline" / "model_index.json").read_text())
     assert index["_class_name"] == "StableDiffusionPipeline"
     assert index["_sd_pipeline"]["num_inference_steps"] == 2
+
+
+# The tasks that a pipeline or a model may have on the Hub, of those that there are here.
+PIPELINE_TAGS = {"pipeline": "text-to-image", "text_encoder": "feature-extraction"}
+PIPELINE_TAGS["autoencoder"] = "image-feature-extraction"
+
+
+@pytest.mark.parametrize("stage", PIPELINE_TAGS)
+def test_every_stage_has_a_whole_card(finished, stage):
+    _, out = finished
+    folder = out / "pipeline" if stage == "pipeline" else out / stage / "final"
+    text = (folder / "README.md").read_text()
+    card = ModelCard(text, ignore_metadata_errors=False)
+    assert card.data.pipeline_tag == PIPELINE_TAGS[stage]
+    assert card.data.library_name == ("transformers" if stage == "text_encoder" else "diffusers")
+    assert card.data.license is None
+    assert card.data.datasets is None
+    emissions = card.data.to_dict()["co2_eq_emissions"]
+    assert emissions["emissions"] > 0
+    assert "cores" in emissions["hardware_used"]
+    assert bool(card.data.eval_results) == (stage != "pipeline")
+    shown = set(re.findall(r"!\[.+?\]\((.+?)\)", text))
+    assert shown == {path.name for path in folder.glob("*.png")} > set()
+    assert "could not be made" not in text
+    assert str(out.parent) not in text
+    assert str(Path.home()) not in text
+    assert not re.search(r"\$\w|TODO|\[More", text)
+    blocks = re.findall(r"```python\n(.+?)```", text, re.DOTALL)
+    for block in blocks[:1] if stage != "pipeline" else []:
+        exec(compile(block.replace('"final"', repr(str(folder))), "card", "exec"), {})
 
 
 GENERATE = """

@@ -6,7 +6,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class RunFolder:
         return self.pipeline if stage == "diffusion" else self.stage(stage) / "final"
 
     def record(self, stage: str) -> dict[str, Any] | None:
-        """Return what is known of a finished stage (`step`, `seconds`), or `None` where it is not finished."""
+        """Return what is known of a finished stage (`step`, `seconds`, ...), or `None` where it is not finished."""
         file = self.stage(stage) / "finished.json"
         if not file.is_file() or not self.result(stage).is_dir():
             return None
@@ -89,7 +89,14 @@ class RunFolder:
         """Say whether a stage has a training state or a finished output."""
         return self.record(stage) is not None or bool(list_checkpoints(self.stage(stage)))
 
-    def finish(self, stage: str, export: Callable[[Path], None], step: int, seconds: float) -> None:
+    def finish(
+        self,
+        stage: str,
+        export: Callable[[Path], None],
+        step: int,
+        seconds: float,
+        hardware: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the finished output of a stage aside, put it in place and record it.
 
         Args:
@@ -97,6 +104,7 @@ class RunFolder:
             export (callable): Writes the output into the folder it is given.
             step (`int`): Updates it was trained for.
             seconds (`float`): Time that training took; the export's is added.
+            hardware (`Mapping[str, Any]`, *optional*): What it was trained on, as `describe_hardware` tells it.
         """
         target = self.result(stage)
         aside = target.with_name(f".{target.name}.partial")
@@ -116,4 +124,10 @@ class RunFolder:
         aside.rename(target)
         flush(target.parent)
         shutil.rmtree(replaced, ignore_errors=True)
-        write_json({"stage": stage, "step": step, "seconds": round(seconds, 1)}, self.stage(stage) / "finished.json")
+        record = {
+            "stage": stage,
+            "step": step,
+            "seconds": round(seconds, 1),
+            **({"hardware": hardware} if hardware else {}),
+        }
+        write_json(record, self.stage(stage) / "finished.json")

@@ -63,11 +63,13 @@ def _row(
     captions = [_wrapped(item.caption, side, font) for item in prints]
     remarks = [_wrapped(item.remark, side, font) for item in prints]
     num_lines = max(len(caption) + len(remark) for caption, remark in zip(captions, remarks, strict=True))
-    band = Image.new("RGB", (width, side + num_lines * _LINE_HEIGHT + 2 * _MARGIN), _PAPER)
+    pictures = [_enlarged(item.picture, side) for item in prints]
+    height = max(picture.height for picture in pictures)
+    band = Image.new("RGB", (width, height + num_lines * _LINE_HEIGHT + 2 * _MARGIN), _PAPER)
     draw = ImageDraw.Draw(band)
-    for number, (item, caption, remark) in enumerate(zip(prints, captions, remarks, strict=True)):
-        left, top = _MARGIN + number * (side + _MARGIN), side + _MARGIN // 3
-        band.paste(_enlarged(item.picture, side), (left, 0))
+    for number, (picture, caption, remark) in enumerate(zip(pictures, captions, remarks, strict=True)):
+        left, top = _MARGIN + number * (side + _MARGIN), height + _MARGIN // 3
+        band.paste(picture, (left, 0))
         for line, color in [(line, _INK) for line in caption] + [(line, _WARNING) for line in remark]:
             draw.text((left, top), line, color, font)
             top += _LINE_HEIGHT

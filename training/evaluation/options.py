@@ -38,6 +38,7 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     add("--scheduler", choices=list(SCHEDULERS), help="sampler (default: the model's own)")
     add("--seed", type=int, default=Call.seed, help="of the noise, and of the captions of shapes (default: 0)")
     add("--batch-size", type=int, default=Call.batch_size, help="images made at a time (default: 25)")
+    add("--card", action="store_true", help="put the results into the card (README.md) of the model, a folder")
     add("--output", type=Path, help="folder of the results (default: evaluation, beside the model)")
     add = parser.add_argument_group("for the suite captions").add_argument
     of_captions = [

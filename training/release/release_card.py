@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from sd_pipeline import SDPipeline
-from sd_pipeline.publishing.model_card import markdown_table, model_card, without_local_paths
+from sd_pipeline.publishing.model_card import model_card, without_local_paths
 from sd_pipeline.publishing.stock_layout import is_stock
-from training.config import STAGES
 from training.engine.run_folder import RunFolder
 from training.release.measured_score import MeasuredScore
+from training.release.run_card import stages_table
 
 _MODEL_OF = {"text_encoder": "text_encoder", "autoencoder": "vae", "diffusion": "unet"}
 
@@ -67,29 +66,16 @@ def release_card(
             **fields,
             "size": f"{width * pipe.vae_scale_factor}x{height * pipe.vae_scale_factor}",
             "caption_limit": str(pipe.tokenizer.model_max_length),
-            "stages": stages_table(run, pipe, config),
+            "stages": _stages(run, pipe, config),
             "hardware": f"Hardware: {hardware}." if hardware else "The hardware was not recorded.",
         },
     )
 
 
-def stages_table(run: RunFolder, pipe: SDPipeline, config: Mapping[str, Any]) -> str:
-    """Tell how long every finished stage was trained.
-
-    Args:
-        run (`RunFolder`): The run.
-        pipe (`SDPipeline`): What it made.
-        config (`Mapping[str, Any]`): Its configuration.
-
-    Returns:
-        `str`: A table in Markdown.
-    """
-    rows = []
-    for stage in STAGES:
-        record, model = run.record(stage), getattr(pipe, _MODEL_OF[stage])
-        if record is not None and model is not None:
-            parameters = sum(parameter.numel() for parameter in model.parameters())
-            batch = str(config.get(stage, {}).get("train_batch_size", "not recorded"))
-            time = str(timedelta(seconds=round(record["seconds"])))
-            rows.append([stage, f"{parameters:,}", f"{record['step']:,}", batch, time])
-    return markdown_table(["stage", "parameters", "updates", "images an update and process", "time"], rows)
+def _stages(run: RunFolder, pipe: SDPipeline, config: Mapping[str, Any]) -> str:
+    """Tell how long every finished stage was trained."""
+    models = {stage: getattr(pipe, name) for stage, name in _MODEL_OF.items()}
+    known = {stage: run.record(stage) for stage, model in models.items() if model is not None}
+    records = {stage: record for stage, record in known.items() if record is not None}
+    parameters = {stage: sum(parameter.numel() for parameter in models[stage].parameters()) for stage in records}
+    return stages_table(records, parameters, config)

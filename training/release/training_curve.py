@@ -52,23 +52,26 @@ def smoothed(losses: Sequence[float]) -> np.ndarray:
     return gaussian_filter1d(np.asarray(losses, dtype=np.float64), sigma=len(losses) / 50, mode="nearest")
 
 
-def draw_training_curve(file: Path) -> bytes:
+def draw_training_curve(file: Path, stages: Sequence[str] | None = None) -> bytes:
     """Draw the losses of a run, a panel a stage: each logged loss, pale, and their smoothed curve.
 
     Args:
         file (`Path`): `metrics.jsonl` of the run.
+        stages (sequence of `str`, *optional*): Which of them; all by default.
 
     Returns:
         `bytes`: A PNG file.
 
     Raises:
-        ValueError: As `read_losses`.
+        ValueError: As `read_losses`, or if there is no loss of these stages.
     """
     # Without `pyplot`, which would choose a window system and keep the figure.
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    curves = read_losses(file)
+    curves = {name: curve for name, curve in read_losses(file).items() if stages is None or name in stages}
+    if not curves:
+        raise ValueError(f"{file}: holds no loss of {stages}")
     figure = Figure(figsize=(4.2 * len(curves), 3.2), layout="constrained")
     panels = figure.subplots(1, len(curves), squeeze=False)[0]
     for panel, (stage, (steps, losses)) in zip(panels, curves.items(), strict=True):

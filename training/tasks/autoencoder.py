@@ -25,7 +25,7 @@ from training.tasks.components import build_discriminator, build_vae, downsampli
 from training.tasks.parameter_groups import decay_matrices_only
 from training.tasks.perceptual_distance import MISSING_CLIP, load_perceptual_distance
 
-_VALIDATION_IMAGES = 256
+VALIDATION_IMAGES = 256
 _PICTURES = 8
 # The statistics of the latents are measured on at most this many training images.
 _STATISTICS_IMAGES = 10_000
@@ -118,7 +118,7 @@ class AutoencoderTask:
         if self.clip_folder is not None:
             clip = CLIPModel.from_pretrained(self.clip_folder)
             clip.to(self.vae.device)  # type: ignore[arg-type]
-        count = min(len(self.validation_dataset), _VALIDATION_IMAGES)
+        count = min(len(self.validation_dataset), VALIDATION_IMAGES)
         metrics, pairs = compare_reconstructions(self.vae, self.validation_dataset, count, clip)
         shown = pairs[:_PICTURES]
         pictures = [to_picture(pair[side]) for side in (0, 1) for pair in shown]

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from sd_pipeline import SDInpaintPipeline, SDPipeline, SDUNet2DConditionModel
 from sd_pipeline.latents import scale_latents
+from sd_pipeline.publishing.repository import export_pipeline
 from training.config import ConfigError, DiffusionConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize
@@ -22,9 +23,8 @@ from training.engine.task import Batch, Validation, WithoutAdversary
 from training.evaluation.spreading import spread
 from training.tasks.components import FrozenModels, build_unet, downsampling_factor
 from training.tasks.denoising_model import DenoisingModel
-from training.tasks.finished_model import FinishedModel, export_adapters, export_model
 from training.tasks.inpainting import added_channels, draw_masks, holed_pictures
-from training.tasks.lora import add_adapters
+from training.tasks.lora import add_adapters, save_adapters
 from training.tasks.parameter_groups import decay_matrices_only
 from training.tasks.pretrained import recommended_call
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
@@ -207,7 +207,7 @@ class DiffusionTask(WithoutAdversary):
         pipe = self.pipeline()
         pipe.set_progress_bar_config(disable=True)
         holed = holed_pictures(self.pictures, _PICTURES, self.config.seed) if self.settings.inpainting else None
-        prompts = self._prompts() if holed is None else holed.captions
+        prompts = self.prompts() if holed is None else holed.captions
         has_text = self.frozen.tokenizer is not None
         count = len(prompts) if has_text else _PICTURES
 
@@ -234,15 +234,24 @@ class DiffusionTask(WithoutAdversary):
         return Validation(images={"samples": grid})
 
     def export(self, folder: Path) -> None:
-        """Write the finished repository, or the file of the adapters, with its card."""
-        has_text = self.frozen.tokenizer is not None
-        finished = FinishedModel(
-            self.config, self.unet, self.sampler, self.frozen, self.call, self._prompts()[0] if has_text else None
-        )
+        """Write the finished repository, or the file of the adapters."""
         if self.settings.lora.rank > 0:
-            export_adapters(folder, finished, self.model.text_encoder)
-        else:
-            export_model(folder, finished, self.pretrained)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_adapters(folder, self.unet, self.model.text_encoder)
+            return
+        base = self.pretrained  # Its safety checker is kept.
+        export_pipeline(
+            folder,
+            unet=self.unet,
+            scheduler=self.sampler,
+            vae=self.frozen.vae,
+            text_encoder=self.frozen.text_encoder,
+            tokenizer=self.frozen.tokenizer,
+            safety_checker=None if base is None else base.safety_checker,
+            feature_extractor=None if base is None else base.feature_extractor,
+            recommended_call=self.call,
+        )
 
-    def _prompts(self) -> list[str]:
+    def prompts(self) -> list[str]:
+        """Return the prompts of the validation: those of the run, or captions."""
         return self.config.evaluation.validation_prompts or self.captions

@@ -1,0 +1,87 @@
+"""Putting what `evaluate_model.py` has measured into the card of a finished model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult
+from huggingface_hub.repocard_data import eval_results_to_model_index
+
+from training.data.shape_scenes import SPLITS
+
+_RESULTS = re.compile(r"^## Results\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+
+
+def check_card(card: str) -> str:
+    """Return a card that results can be put into.
+
+    Args:
+        card (`str`): Markdown.
+
+    Raises:
+        ValueError: If it has no front matter, or no section "Results".
+    """
+    if not card.startswith("---\n") or card.count("---\n") < 2 or _RESULTS.search(card) is None:
+        raise ValueError("--card: the README.md of the model is no card of a finished run: it has no section Results")
+    return card
+
+
+def with_results(card: str, results: Mapping[str, Any], table: str, command: str) -> str:
+    """Put the results of a suite into a card, in the place of older ones of this suite.
+
+    Args:
+        card (`str`): The card, Markdown with YAML front matter and a section "Results".
+        results (`Mapping[str, Any]`): What the suite measured, as JSON holds it.
+        table (`str`): The same for a person, with protocol and intervals.
+        command (`str`): That measured it.
+
+    Returns:
+        `str`: The card.
+
+    Raises:
+        ValueError: As `check_card`.
+    """
+    _, front_matter, body = check_card(card).split("---\n", 2)
+    suite = results["suite"]
+    metadata = yaml.safe_load(front_matter)
+    metadata |= _model_index(metadata.get("model-index", []), results, _title(body))
+    own = f"### {suite}\n\n```\n{table}\n```\n\nMeasured by\n\n```\n{command}\n```\n"
+
+    def replaced(match: re.Match[str]) -> str:
+        others = [part for part in re.split(r"(?=^### )", match[1], flags=re.MULTILINE) if part.startswith("### ")]
+        kept = [part.strip() + "\n" for part in others if not part.startswith(f"### {suite}\n")]
+        return "## Results\n\n" + "\n".join([*kept, own]) + "\n"
+
+    body = _RESULTS.sub(replaced, body, count=1)
+    return f"---\n{yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)}---\n{body}"
+
+
+def _title(body: str) -> str:
+    title = re.search(r"^# (.+)$", body, re.MULTILINE)
+    return "model" if title is None else title[1]
+
+
+def _model_index(present: list[dict[str, Any]], results: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Make the entry of the Hub: that of other suites, and the pass rates of this one, if it has some."""
+    kept = [r for model in present for r in model["results"] if r["dataset"]["type"] != results["suite"]]
+    rates: dict[str, float] = {}
+    if results["suite"] == "digits":
+        rates["ten captions"] = results["recognised_fraction"]
+    elif results["suite"] == "shapes":
+        rates = {split: results["score"][split]["passed"]["rate"] for split in SPLITS}
+    measured = [
+        EvalResult(
+            task_type="text-to-image",
+            dataset_type=results["suite"],
+            dataset_name=f"{results['suite']}, {part}",
+            metric_type="accuracy",
+            metric_name="pictures that are as asked",
+            metric_value=round(rate, 4),
+        )
+        for part, rate in rates.items()
+    ]
+    added = eval_results_to_model_index(name, measured)[0]["results"] if measured else []
+    return {"model-index": [{"name": name, "results": kept + added}]} if kept or added else {}
