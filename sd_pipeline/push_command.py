@@ -58,13 +58,10 @@ def push(options: argparse.Namespace) -> None:
 
 
 def _push_model(options: argparse.Namespace) -> None:
-    from sd_pipeline.publishing.fresh_process import check_in_fresh_process
-    from sd_pipeline.publishing.hub_push import Target, check_target, push_folder
-    from sd_pipeline.publishing.staging import publishable_files
+    from sd_pipeline.publishing.hub_push import Target, check_folder, check_target, push_folder
 
     check_target(options.repo_id)
-    publishable_files(options.folder)
-    check_in_fresh_process(options.folder)
+    check_folder(options.folder)
     target = Target(options.repo_id, options.revision, options.private)
     commit = push_folder(options.folder, target)
     print(f"{target.repo_id} ({target.revision}) holds the model, commit {commit}")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from training.config_autoencoder import AdversarialConfig, AutoencoderConfig, PerceptualConfig
 from training.config_diffusion import DiffusionConfig, LoraConfig
+from training.config_hub import HubConfig
 from training.config_stages import ConfigError, StageConfig, TextEncoderConfig, require
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "DataConfig",
     "DiffusionConfig",
     "EvaluationConfig",
+    "HubConfig",
     "LoraConfig",
     "PerceptualConfig",
     "StageConfig",
@@ -150,6 +152,7 @@ class TrainConfig:
         autoencoder: Second stage.
         diffusion: Third stage.
         evaluation: How the result is sampled.
+        hub: Whether and where it is published.
     """
 
     data: DataConfig
@@ -163,6 +166,7 @@ class TrainConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
         if self.mixed_precision is False:  # YAML reads an unquoted `no` as false.
@@ -174,6 +178,9 @@ class TrainConfig:
         require(
             bool(self.stages) and self.stages == in_order, "stages", self.stages, f"some of {list(STAGES)}, in order"
         )
+
+        allowed = "false without the stage diffusion, whose model it is"
+        require(not self.hub.push_to_hub or "diffusion" in self.stages, "hub.push_to_hub", True, allowed)
 
         prediction_type = self.diffusion.scheduler.get("prediction_type")
         if prediction_type == "mean":

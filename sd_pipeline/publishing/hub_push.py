@@ -18,6 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash, sha_fileobj
 
+from sd_pipeline.publishing.fresh_process import check_in_fresh_process
 from sd_pipeline.publishing.hub_retry import Backoff, reason
 from sd_pipeline.publishing.staging import publishable_files
 
@@ -71,6 +72,19 @@ def check_target(repo_id: str) -> None:
         raise ValueError(f"{repo_id!r} is no name on the Hub: it must be user/name")
     if get_token() is None:
         raise ValueError(_NO_TOKEN)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that a folder may be published: the kinds of its files, and that a pipeline draws a picture elsewhere.
+
+    Args:
+        folder (`Path`): A finished model.
+
+    Raises:
+        RepositoryError: If not; names the file, or what a new process said.
+    """
+    if Path("model_index.json") in publishable_files(folder):
+        check_in_fresh_process(folder)
 
 
 def push_folder(

@@ -17,8 +17,7 @@ from urllib.parse import quote
 
 from huggingface_hub.utils.sha import sha_fileobj
 
-from sd_pipeline.publishing.fresh_process import check_in_fresh_process
-from sd_pipeline.publishing.hub_push import Target, push_folder
+from sd_pipeline.publishing.hub_push import Target, check_folder, push_folder
 from sd_pipeline.publishing.hub_retry import Backoff
 from sd_pipeline.publishing.repository_check import RepositoryError, read_json
 from sd_pipeline.publishing.staging import publishable_files
@@ -109,7 +108,7 @@ def send_spool(output_dir: Path, backoff: Backoff | None = None) -> list[Spooled
     for push in read_spool(output_dir):
         if push.commit is None:
             folder = output_dir / push.folder
-            check_in_fresh_process(folder)
+            check_folder(folder)
             commit = push_folder(
                 folder,
                 Target(push.repo_id, push.revision, push.private),

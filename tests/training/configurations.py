@@ -12,6 +12,7 @@ from training.config import (
     DataConfig,
     DiffusionConfig,
     EvaluationConfig,
+    HubConfig,
     TextEncoderConfig,
     TrainConfig,
 )
@@ -25,6 +26,7 @@ BLOCKS = {
     "autoencoder": AutoencoderConfig,
     "diffusion": DiffusionConfig,
     "evaluation": EvaluationConfig,
+    "hub": HubConfig,
 }
 
 # A U-Net that attends to no text.

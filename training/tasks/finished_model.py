@@ -52,7 +52,7 @@ class FinishedModel:
         return model_card(
             CARDS / template,
             name=Path(self.config.output_dir).name,
-            repository=f"{self.config.output_dir}/pipeline",
+            repository=self.config.hub.hub_model_id or f"{self.config.output_dir}/pipeline",
             example_prompt=self.example_prompt,
             loads_in_diffusers=loads_in_diffusers,
             recommended_call=self.call,
