@@ -19,8 +19,8 @@ class HubConfig:
         hub_model_id: Its name there, `user/name`; made if it is not there.
         hub_private_repo: Whether a new repository is private; null leaves it to the settings of the account.
         hub_revision: Branch it goes to; made if it is not there.
-        push_retries: How often a request is tried again after failures that pass, with random waits of up to a
-            minute between; 8 of them take a minute or two.
+        push_retries: How often a step of the push is tried again after failures that pass, with random waits of up
+            to a minute between; with 8, an outage keeps a run that has finished for five minutes at most.
     """
 
     push_to_hub: bool = False

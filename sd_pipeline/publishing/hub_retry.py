@@ -15,6 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 PATIENCE_SECONDS = 120.0
 """How long the Hub may say nothing, and for how long it may send us away: the client itself would wait forever."""
+CONNECT_SECONDS = 10.0
+"""How long it may take to reach it."""
 
 # Besides all from 500: too slow, in conflict with another commit, the head has moved, too early, too often.
 _PASSING_STATUSES = (408, 409, 412, 425, 429)
@@ -60,7 +62,7 @@ class Backoff:
         """
         for retry in range(self.num_retries):
             # The client is made anew after some failures.
-            get_session().timeout = PATIENCE_SECONDS
+            get_session().timeout = (CONNECT_SECONDS, PATIENCE_SECONDS, PATIENCE_SECONDS, PATIENCE_SECONDS)
             try:
                 return action()
             except Exception as error:
@@ -122,7 +124,7 @@ def reason(error: BaseException) -> str:
     else:
         *_, cause = _causes(error)
         chosen = error if isinstance(error, ValueError) else answer or cause
-        text = " ".join(str(chosen).split())[:_LONGEST_REASON] or type(chosen).__name__
+        text = " ".join(str(chosen).split())[:_LONGEST_REASON].rstrip(".") or type(chosen).__name__
     token = get_token()
     return _TOKEN.sub("hf_***", text.replace(token, "hf_***") if token else text)
 

@@ -62,7 +62,7 @@ def spool_push(output_dir: Path, folder: str, target: Target, commit_message: st
     """
     digest = _digest(output_dir / folder)
     for old in read_spool(output_dir):
-        if (old.repo_id, old.revision, old.digest) == (target.repo_id, target.revision, digest):
+        if (Target(old.repo_id, old.revision, old.private), old.digest) == (target, digest):
             return
     wanted = dataclasses.asdict(target)
     push = SpooledPush(folder, commit_message=commit_message, digest=digest, publication=uuid.uuid4().hex, **wanted)
