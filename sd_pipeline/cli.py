@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sd_pipeline.argument_parser import ArgumentParser
 from sd_pipeline.demo.commands import add_demo_commands
 from sd_pipeline.pretrained_models import DEFAULT_MODEL
+from sd_pipeline.push_command import add_push_command
 from sd_pipeline.samplers import SCHEDULERS, use_scheduler
 
 if TYPE_CHECKING:
@@ -167,6 +168,7 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=generate, pipeline=pipeline, inputs=_add_inputs(command, name))
         _add_common(command)
     add_demo_commands(commands)
+    add_push_command(commands)
     return parser
 
 

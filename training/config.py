@@ -13,6 +13,7 @@ from typing import Any, Literal
 from training.config_autoencoder import AdversarialConfig, AutoencoderConfig, PerceptualConfig
 from training.config_card import CardConfig
 from training.config_diffusion import DiffusionConfig, LoraConfig
+from training.config_hub import HubConfig
 from training.config_stages import ConfigError, StageConfig, TextEncoderConfig, require
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DataConfig",
     "DiffusionConfig",
     "EvaluationConfig",
+    "HubConfig",
     "LoraConfig",
     "PerceptualConfig",
     "StageConfig",
@@ -157,6 +159,7 @@ class TrainConfig:
         diffusion: Third stage.
         evaluation: How the result is sampled.
         card: What the model card is to say that a program cannot know.
+        hub: Whether and where it is published.
     """
 
     data: DataConfig
@@ -171,6 +174,7 @@ class TrainConfig:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     card: CardConfig = field(default_factory=CardConfig)
+    hub: HubConfig = field(default_factory=HubConfig)
 
     def __post_init__(self) -> None:
         if self.mixed_precision is False:  # YAML reads an unquoted `no` as false.
@@ -182,6 +186,9 @@ class TrainConfig:
         require(
             bool(self.stages) and self.stages == in_order, "stages", self.stages, f"some of {list(STAGES)}, in order"
         )
+
+        allowed = "false without the stage diffusion, whose model it is"
+        require(not self.hub.push_to_hub or "diffusion" in self.stages, "hub.push_to_hub", True, allowed)
 
         prediction_type = self.diffusion.scheduler.get("prediction_type")
         if prediction_type == "mean":

@@ -28,7 +28,7 @@ _FREE_KEYS = {"output_dir", "stages", "report_to", "data.dataloader_num_workers"
         "on_non_finite",
     )
 }
-_FREE_BLOCKS = ("evaluation.", "card.")
+_FREE_BLOCKS = ("evaluation.", "card.", "hub.")
 
 
 def config_parser() -> ArgumentParser:

@@ -199,9 +199,10 @@ class CardMaker:
     def _everywhere(self, stage: str) -> dict[str, Any]:
         """Make what every card has."""
         name = Path(self.config.output_dir).name
+        published = self.config.hub.hub_model_id if stage == "diffusion" else None
         return {
             "name": name if stage == "diffusion" else f"{name}: {stage.replace('_', ' ')}",
-            "repository": self.run.result(stage).as_posix(),
+            "repository": published or self.run.result(stage).as_posix(),
             "config": dataclasses.asdict(self.config),
         }
 

@@ -3,7 +3,8 @@
     accelerate launch training/train.py --config configs/digits.yaml [--key.sub=value ...]
 
 Running the same command again resumes, and does nothing where all is finished. How the run stands is in
-`OUTPUT_DIR/status.json`; exit codes: 0 finished, 1 failed, 2 bad input, 75 stopped by a signal after saving.
+`OUTPUT_DIR/status.json`; exit codes: 0 finished, 1 failed, 2 bad input, 75 stopped by a signal after saving,
+76 trained, but the push to the Hub is pending.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from training.engine.run_folder import RunFolder
 from training.engine.run_lock import RunFolderError
 from training.engine.run_status import RunState, write_status
 from training.engine.trackers import check_installed, start_trackers
+from training.publishing import check_hub, publish
 from training.stages import build_task, load_data, start_accelerator, train_stage
 from training.tasks.model_check import check_models
 from training.tasks.pretrained import load_pretrained
@@ -45,7 +47,7 @@ def main(arguments: Sequence[str]) -> int:
             config = parse_config(arguments)
             folder = folder or own_folder(Path(config.output_dir))
             train(config, folder, stop_signal)
-            return finish(folder, RunState.FINISHED, f"finished: {', '.join(config.stages)}")
+            return finish(folder, *publish(config, folder)) if is_main_process() else 0
     except (ConfigError, DataError, CheckpointError, RunFolderError) as error:
         return finish(folder, RunState.BAD_INPUT, str(error))
     except RunStopped as stopped:
@@ -101,6 +103,7 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
     if not pending:
         return
     check_order(config, folder, pending)
+    check_hub(config)
     finished = [stage for stage in STAGES if folder.record(stage) is not None]
     check_models(config, finished, load_pretrained(config))
     check_installed(config.trackers)

@@ -13,6 +13,7 @@ from training.config import (
     DataConfig,
     DiffusionConfig,
     EvaluationConfig,
+    HubConfig,
     TextEncoderConfig,
     TrainConfig,
 )
@@ -27,6 +28,7 @@ BLOCKS = {
     "diffusion": DiffusionConfig,
     "evaluation": EvaluationConfig,
     "card": CardConfig,
+    "hub": HubConfig,
 }
 
 # A U-Net that attends to no text.

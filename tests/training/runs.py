@@ -96,15 +96,18 @@ def launch_command(arguments: Sequence[str], num_processes: int = 1) -> list[str
     return [*launcher, str(TRAIN), *arguments]
 
 
-def run_training(arguments: Sequence[str], num_processes: int = 1) -> subprocess.CompletedProcess[str]:
+def run_training(
+    arguments: Sequence[str], num_processes: int = 1, cwd: Path = ROOT, **variables: str
+) -> subprocess.CompletedProcess[str]:
     """Run the training command to its end."""
-    variables = {"ACCELERATE_USE_CPU": "true"} if num_processes > 1 else {}
+    if num_processes > 1:
+        variables = {"ACCELERATE_USE_CPU": "true", **variables}
     if num_processes == 1:
         command = [sys.executable, str(TRAIN), *arguments]
     else:
         command = launch_command(arguments, num_processes)
     return subprocess.run(
-        command, env=environment(**variables), capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT, check=False
+        command, env=environment(**variables), capture_output=True, text=True, timeout=TIMEOUT, cwd=cwd, check=False
     )
 
 

@@ -1,0 +1,137 @@
+"""The spool of a run: what shall be on the Hub, and whether it is.
+
+A push is written down before it is tried, one file a branch, `OUTPUT_DIR/spool/BRANCH.json`. What a crash, an outage
+or a refused token leaves undone is thereby known to `sd-pipeline push OUTPUT_DIR`, and to the next run of training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from huggingface_hub.utils.sha import sha_fileobj
+
+from sd_pipeline.publishing.hub_push import Target, check_folder, push_folder
+from sd_pipeline.publishing.hub_retry import Backoff
+from sd_pipeline.publishing.repository_check import RepositoryError, read_json
+from sd_pipeline.publishing.staging import publishable_files
+
+
+@dataclass(frozen=True)
+class SpooledPush:
+    """A push that was asked for.
+
+    Args:
+        folder (`str`): The model, relative to the folder of the run.
+        repo_id (`str`): `user/name`.
+        revision (`str`): Branch.
+        private (`bool`, *optional*): Whether a new repository is private.
+        commit_message (`str`): Title of the commit.
+        digest (`str`): Of the model's files.
+        publication (`str`): By which its commit is known.
+        commit (`str`, *optional*): The commit, once it is on the Hub.
+    """
+
+    folder: str
+    repo_id: str
+    revision: str
+    private: bool | None
+    commit_message: str
+    digest: str
+    publication: str
+    commit: str | None = None
+
+
+def spool_push(output_dir: Path, folder: str, target: Target, commit_message: str) -> None:
+    """Write down that a model shall be pushed, unless this very model has been.
+
+    Args:
+        output_dir (`Path`): Folder of the run.
+        folder (`str`): The model, relative to it.
+        target ([`Target`]): Where to.
+        commit_message (`str`): Title of the commit.
+
+    Raises:
+        RepositoryError: If the folder holds what is not published.
+    """
+    digest = _digest(output_dir / folder)
+    for old in read_spool(output_dir):
+        if (Target(old.repo_id, old.revision, old.private), old.digest) == (target, digest):
+            return
+    wanted = dataclasses.asdict(target)
+    push = SpooledPush(folder, commit_message=commit_message, digest=digest, publication=uuid.uuid4().hex, **wanted)
+    _write(output_dir, push)
+
+
+def read_spool(output_dir: Path) -> list[SpooledPush]:
+    """List what was asked for in a run, sent or not.
+
+    Args:
+        output_dir (`Path`): Folder of the run.
+
+    Returns:
+        `list[SpooledPush]`: One a branch.
+
+    Raises:
+        RepositoryError: If a file of the spool is damaged.
+    """
+    pushes = []
+    for file in sorted((output_dir / "spool").glob("*.json")):
+        try:
+            pushes.append(SpooledPush(**read_json(file)))
+        except TypeError as error:
+            raise RepositoryError(f"{file} is no push that waits: {error}") from error
+    return pushes
+
+
+def send_spool(output_dir: Path, backoff: Backoff | None = None) -> list[SpooledPush]:
+    """Push what waits in a run.
+
+    Args:
+        output_dir (`Path`): Folder of the run.
+        backoff ([`Backoff`], *optional*): How to wait after failures.
+
+    Returns:
+        `list[SpooledPush]`: What is on the Hub now and was not before.
+
+    Raises:
+        ValueError: If a model is not fit to be published.
+        PushError: If the Hub could not be reached, or refused.
+    """
+    sent = []
+    for push in read_spool(output_dir):
+        if push.commit is None:
+            folder = output_dir / push.folder
+            check_folder(folder)
+            commit = push_folder(
+                folder,
+                Target(push.repo_id, push.revision, push.private),
+                commit_message=push.commit_message,
+                publication=push.publication,
+                backoff=backoff,
+            )
+            sent.append(dataclasses.replace(push, commit=commit))
+            _write(output_dir, sent[-1])
+    return sent
+
+
+def _write(output_dir: Path, push: SpooledPush) -> None:
+    file = output_dir / "spool" / f"{quote(push.revision, safe='')}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".new")
+    aside.write_text(json.dumps(dataclasses.asdict(push), indent=2) + "\n", encoding="utf-8")
+    os.replace(aside, file)
+
+
+def _digest(folder: Path) -> str:
+    total = hashlib.sha256()
+    for path in publishable_files(folder):
+        with (folder / path).open("rb") as stream:
+            total.update(f"{path.as_posix()} {sha_fileobj(stream).hex()}\n".encode())
+    return total.hexdigest()

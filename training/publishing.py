@@ -1,0 +1,51 @@
+"""What happens to a finished run on the way to the Hub: nothing of it can cost the training."""
+
+from __future__ import annotations
+
+from sd_pipeline.publishing.hub_push import PushError, Target, check_target
+from sd_pipeline.publishing.hub_retry import Backoff
+from sd_pipeline.publishing.hub_spool import send_spool, spool_push
+from training.config import ConfigError, TrainConfig
+from training.engine.run_folder import RunFolder
+from training.engine.run_status import RunState
+
+
+def check_hub(config: TrainConfig) -> None:
+    """Check what can be known about the push before training. Whether the Hub can be reached is none of it.
+
+    Args:
+        config (`TrainConfig`): The run.
+
+    Raises:
+        ConfigError: If the name is impossible, or there is no token.
+    """
+    if config.hub.push_to_hub:
+        try:
+            check_target(str(config.hub.hub_model_id))
+        except ValueError as error:
+            raise ConfigError(f"hub.push_to_hub: {error}") from error
+
+
+def publish(config: TrainConfig, folder: RunFolder) -> tuple[RunState, str]:
+    """Push the finished model, if the configuration says so and it has not been pushed.
+
+    Args:
+        config (`TrainConfig`): The run.
+        folder (`RunFolder`): Where the model is.
+
+    Returns:
+        `tuple[RunState, str]`: How the run ends, and a line about it.
+    """
+    message = f"finished: {', '.join(config.stages)}"
+    if not config.hub.push_to_hub:
+        return RunState.FINISHED, message
+    hub, record = config.hub, folder.record("diffusion")
+    target = Target(str(hub.hub_model_id), hub.hub_revision, hub.hub_private_repo)
+    steps = 0 if record is None else record["step"]
+    try:
+        spool_push(folder.path, folder.pipeline.name, target, f"Model after {steps} steps")
+        send_spool(folder.path, Backoff(hub.push_retries))
+    except (PushError, ValueError) as error:
+        later = f"`sd-pipeline push {folder.path}`, or the same command again, pushes the model"
+        return RunState.PUSH_PENDING, f"{message}; {error}; {later}"
+    return RunState.FINISHED, f"{message}; pushed to {target.repo_id} ({target.revision})"
