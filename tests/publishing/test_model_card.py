@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sd_pipeline.publishing.model_card import model_card
+from sd_pipeline.publishing.model_card import model_card, without_local_paths
 
 TEMPLATE = Path(__file__).parents[2] / "model_cards" / "pipeline.md"
 FACTS = {
@@ -14,6 +14,9 @@ FACTS = {
     "example_prompt": 'a "seven"',
     "recommended_call": {"num_inference_steps": 25, "guidance_scale": 3.0},
 }
+# What a run fills in besides.
+NAMES = ("samples", "size", "memorisation", "training_data", "stages", "cost", "curve", "reproduce", "license")
+FIELDS = dict.fromkeys(NAMES, "a text")
 
 
 def front_matter(card: str) -> dict:
@@ -28,7 +31,12 @@ def python_blocks(card: str) -> list[str]:
 def test_card_of_a_text_to_image_model():
     results = {"PSNR": 25.123456, "recognised": {"all": "191 of 200", "seven": 0.95}}
     card = model_card(
-        TEMPLATE, **FACTS, results=results, config={"seed": 0, "data": {"dataset": "digits"}}, tags=["x"]
+        TEMPLATE,
+        **FACTS,
+        results=results,
+        config={"seed": 0, "data": {"dataset": "digits"}},
+        tags=["x"],
+        fields=FIELDS,
     )
     assert front_matter(card) == {
         "library_name": "diffusers",
@@ -57,7 +65,7 @@ def test_what_a_template_and_the_hub_ask_for_beyond(tmp_path):
 
 def test_no_local_path_is_told():
     config = {"output_dir": "/home/me/run", "list": [{"dataset": "/data/mine"}], "kept": "outputs/digits", "seed": 0}
-    card = model_card(TEMPLATE, **{**FACTS, "repository": "/home/me/run/pipeline"}, config=config)
+    card = model_card(TEMPLATE, **{**FACTS, "repository": "/home/me/run/pipeline"}, config=config, fields=FIELDS)
     assert "/home" not in card
     assert 'SDPipeline.from_pretrained("pipeline")' in card
     told = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
@@ -66,7 +74,7 @@ def test_no_local_path_is_told():
 
 def test_card_of_a_model_that_needs_this_package():
     facts = {**FACTS, "example_prompt": None, "loads_in_diffusers": False, "recommended_call": None}
-    card = model_card(TEMPLATE, **facts)
+    card = model_card(TEMPLATE, **facts, fields=FIELDS)
     assert front_matter(card)["pipeline_tag"] == "unconditional-image-generation"
     (here,) = python_blocks(card)
     assert "pipe(batch_size=1, generator" in here
@@ -82,3 +90,14 @@ def test_template_that_asks_for_something_else(tmp_path, text, message):
     template.write_text(text)
     with pytest.raises(ValueError, match=rf"card\.md: .*{message}"):
         model_card(template, **FACTS)
+
+
+def test_what_is_told_of_addresses():
+    assert without_local_paths(
+        ["https://me:secret@host/a.tar?signature=1", "~/data", "../x", "file:///home/me/a"]
+    ) == [
+        "https://host/a.tar",
+        "data",
+        "x",
+        "a",
+    ]
