@@ -107,7 +107,7 @@ def training_cost(card: str) -> tuple[str, ...]:
         `tuple[str, ...]`: A phrase for each fact; none if nothing is told.
     """
     text = _FRONT_MATTER.sub("", _CONFIG.sub("", card), count=1)
-    facts = {}
+    facts: dict[str, str] = {}
     for line in text.splitlines():
         match = _LABELLED.match(line)
         if match and match[1].lower() in _LABELS and "|" not in match[2]:

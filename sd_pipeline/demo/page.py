@@ -22,6 +22,7 @@ _MAX_WAITING = 32
 _CSS = """
 .pixels img { width: 100%; height: 100%; object-fit: contain; image-rendering: pixelated; }
 #gallery { min-height: 400px; }
+#gallery .grid-wrap { max-height: none; }
 """
 
 
@@ -101,7 +102,7 @@ def build_page(studio: Studio, facts: ModelFacts) -> gr.Blocks:
                 cancel = gr.Button("Cancel", variant="stop", elem_id="cancel")
                 _examples(prompts[0], facts.example_prompts)
         # One call at a time, whatever the tab.
-        started = [
+        started: list[Any] = [
             form.button.click(
                 runs.handler(form),
                 [*prompts, *settings, *form.inputs],
@@ -118,8 +119,9 @@ def build_page(studio: Studio, facts: ModelFacts) -> gr.Blocks:
         gallery.select(_index, outputs=selected, queue=False, api_visibility="private")
         for form in forms:
             if form.take_over is not None:
-                taken = {"inputs": [gallery, selected], "outputs": form.picture}
-                form.take_over.click(_selected, **taken, queue=False, api_visibility="private")
+                form.take_over.click(
+                    _selected, [gallery, selected], form.picture, queue=False, api_visibility="private"
+                )
     return page
 
 

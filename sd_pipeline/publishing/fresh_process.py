@@ -82,7 +82,8 @@ def _image(folder: Path) -> np.ndarray:
         mask = Image.new("L", (width, height))
         mask.paste(255, (0, 0, width // 2, height))
         call |= {"image": Image.new("RGB", (width, height), "white"), "mask_image": mask}
-    return pipe(**call).images
+    output: Any = pipe(**call)
+    return np.asarray(output.images)
 
 
 def _output(folder: Path) -> np.ndarray:

@@ -89,6 +89,10 @@ IMPOSSIBLE = [
     ("evaluation.guidance_scale", INF, {}),
     ("evaluation.eta", -0.1, {}),
     ("evaluation.eta", 1.1, {}),
+    ("hub.hub_model_id", "nobody", {}),
+    ("hub.hub_model_id", None, {"hub.push_to_hub": True}),
+    ("hub.hub_revision", " ", {}),
+    ("hub.push_retries", -1, {}),
     *(
         (f"{stage}.{name}", value, {})
         for stage in STAGES

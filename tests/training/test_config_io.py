@@ -139,7 +139,7 @@ def test_flatten():
 
 
 FREE = re.compile(
-    r"output_dir|stages|report_to|data\.dataloader_num_workers|diffusion\.latent_cache_dir|evaluation\..*|"
+    r"output_dir|stages|report_to|data\.dataloader_num_workers|diffusion\.latent_cache_dir|(evaluation|card|hub)\..*|"
     r"\w+\.(train_batch_size|gradient_accumulation_steps|checkpointing_steps|checkpoints_total_limit|"
     r"validation_steps|logging_steps|on_non_finite)"
 )

@@ -34,7 +34,7 @@ def generate_samples(
     pictures: list[Image.Image] = []
     for first in range(0, count, _AT_A_TIME):
         numbers = range(first, min(first + _AT_A_TIME, count))
-        own = {name: [values[number] for number in numbers] for name, values in one_each.items()}
+        own: dict[str, Any] = {name: [values[number] for number in numbers] for name, values in one_each.items()}
         generators = [torch.Generator().manual_seed(number) for number in numbers]
         output = cast(Any, pipe)(**(own or {"batch_size": len(numbers)}), generator=generators, return_dict=False)
         pictures += output[0]
