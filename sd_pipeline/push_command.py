@@ -30,6 +30,7 @@ def add_push_command(commands: argparse._SubParsersAction[ArgumentParser]) -> No
     add("--repo-id", metavar="USER/NAME", help="name on the Hub; made if it is not there")
     add("--revision", default="main", metavar="BRANCH", help="branch; made if it is not there (default: %(default)s)")
     add("--private", action="store_true", default=None, help="make a private repository (default: as your account)")
+    add("--variant", choices=["fp16"], help="write the weights in half precision too, into FOLDER, and send both")
     command.set_defaults(run=push)
 
 
@@ -37,7 +38,7 @@ def push(options: argparse.Namespace) -> None:
     """Push, and say where to.
 
     Args:
-        options (`argparse.Namespace`): `folder`, `repo_id`, `revision` and `private`.
+        options (`argparse.Namespace`): `folder`, `repo_id`, `revision`, `private` and `variant`.
 
     Raises:
         ValueError: If the folder is not fit to be published, the name is impossible or there is no token.
@@ -48,6 +49,8 @@ def push(options: argparse.Namespace) -> None:
     if not options.folder.is_dir():
         raise ValueError(f"{options.folder} is no folder")
     try:
+        if options.repo_id is None and options.variant is not None:
+            raise ValueError("--variant goes with --repo-id: what waits in a run is sent as it is")
         if options.repo_id is None:
             _push_spool(options.folder)
         else:
@@ -61,6 +64,10 @@ def _push_model(options: argparse.Namespace) -> None:
     from sd_pipeline.publishing.hub_push import Target, check_folder, check_target, push_folder
 
     check_target(options.repo_id)
+    if options.variant == "fp16":
+        from sd_pipeline.publishing.variants import add_fp16_variant
+
+        add_fp16_variant(options.folder)
     check_folder(options.folder)
     target = Target(options.repo_id, options.revision, options.private)
     commit = push_folder(options.folder, target)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
+from safetensors.torch import save
 
 from sd_pipeline.cli import main
 from sd_pipeline.publishing.hub_push import Target
@@ -15,7 +17,10 @@ from tests.publishing.hub_pushes import NAME, commits_of, hub, write_folder
 
 __all__ = ["hub"]
 
-ADAPTERS = {"README.md": b"---\nlicense: mit\n---\n", "pytorch_lora_weights.safetensors": b"adapters"}
+ADAPTERS = {
+    "README.md": b"---\nlicense: mit\n---\n",
+    "pytorch_lora_weights.safetensors": save({"weight": torch.ones(3)}),
+}
 
 
 @pytest.fixture
@@ -58,7 +63,7 @@ def test_a_model_that_was_pushed_is_not_asked_for_again(run, hub):
     assert main(["push", str(run)]) == 0
     spool_push(run, "pipeline", Target(NAME), "again")
     assert [push.commit_message for push in read_spool(run)] == ["first"]
-    write_folder(run / "pipeline", {"pytorch_lora_weights.safetensors": b"better adapters"})
+    write_folder(run / "pipeline", {"pytorch_lora_weights.safetensors": save({"weight": torch.zeros(3)})})
     spool_push(run, "pipeline", Target(NAME), "better")
     assert [(push.commit_message, push.commit) for push in read_spool(run)] == [("better", None)]
 
@@ -68,6 +73,8 @@ def test_a_model_that_was_pushed_is_not_asked_for_again(run, hub):
     [
         (["nowhere"], "nowhere is no folder"),
         (["."], "nothing waits to be pushed in ."),
+        ([".", "--variant", "fp16"], "--variant goes with --repo-id"),
+        (["pipeline", "--repo-id", NAME, "--variant", "fp16"], "model_index.json is missing"),
         ([".", "--repo-id", "model"], "'model' is no name on the Hub"),
         ([".", "--repo-id", NAME], "pickle.bin"),
         ([".", "--token", TOKEN], "--token"),

@@ -189,6 +189,8 @@ class TrainConfig:
 
         allowed = "false without the stage diffusion, whose model it is"
         require(not self.hub.push_to_hub or "diffusion" in self.stages, "hub.push_to_hub", True, allowed)
+        allowed = "null with diffusion.lora.rank: adapters have no variants"
+        require(self.hub.variant is None or not self.diffusion.lora.rank, "hub.variant", self.hub.variant, allowed)
 
         prediction_type = self.diffusion.scheduler.get("prediction_type")
         if prediction_type == "mean":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from training.config_stages import require
 
@@ -19,6 +20,7 @@ class HubConfig:
         hub_model_id: Its name there, `user/name`; made if it is not there.
         hub_private_repo: Whether a new repository is private; null leaves it to the settings of the account.
         hub_revision: Branch it goes to; made if it is not there.
+        variant: `fp16` publishes the weights in half precision too, beside those in float32.
         push_retries: How often a step of the push is tried again after failures that pass, with random waits of up
             to a minute between; with 8, an outage keeps a run that has finished for five minutes at most.
     """
@@ -27,6 +29,7 @@ class HubConfig:
     hub_model_id: str | None = None
     hub_private_repo: bool | None = None
     hub_revision: str = "main"
+    variant: Literal["fp16"] | None = None
     push_retries: int = 8
 
     def __post_init__(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from sd_pipeline.publishing.hub_push import PushError, Target, check_target
 from sd_pipeline.publishing.hub_retry import Backoff
 from sd_pipeline.publishing.hub_spool import send_spool, spool_push
+from sd_pipeline.publishing.variants import add_fp16_variant
 from training.config import ConfigError, TrainConfig
 from training.engine.run_folder import RunFolder
 from training.engine.run_status import RunState
@@ -43,6 +44,8 @@ def publish(config: TrainConfig, folder: RunFolder) -> tuple[RunState, str]:
     target = Target(str(hub.hub_model_id), hub.hub_revision, hub.hub_private_repo)
     steps = 0 if record is None else record["step"]
     try:
+        if hub.variant == "fp16":
+            add_fp16_variant(folder.pipeline)
         spool_push(folder.path, folder.pipeline.name, target, f"Model after {steps} steps")
         send_spool(folder.path, Backoff(hub.push_retries))
     except (PushError, ValueError) as error:
