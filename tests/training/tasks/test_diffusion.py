@@ -320,7 +320,7 @@ def test_the_recommended_call_goes_into_the_export(frozen, tmp_path, eta):
 def test_prompts_are_those_of_the_data_where_none_are_given(frozen):
     task = task_of(frozen, evaluation__validation_prompts=[])
     words = ("zero", "one", "two", "three", "four", "five", "six", "seven")
-    assert task._prompts() == [f"a handwritten {word}" for word in words]
+    assert task.prompts() == [f"a handwritten {word}" for word in words]
 
 
 def test_the_same_seed_gives_the_same_start(frozen):
