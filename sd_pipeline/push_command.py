@@ -31,6 +31,7 @@ def add_push_command(commands: argparse._SubParsersAction[ArgumentParser]) -> No
     add("--revision", default="main", metavar="BRANCH", help="branch; made if it is not there (default: %(default)s)")
     add("--private", action="store_true", default=None, help="make a private repository (default: as your account)")
     add("--variant", choices=["fp16"], help="write the weights in half precision too, into FOLDER, and send both")
+    add("--retries", type=int, default=8, help="how often failures that pass are tried again (default: %(default)s)")
     command.set_defaults(run=push)
 
 
@@ -38,7 +39,7 @@ def push(options: argparse.Namespace) -> None:
     """Push, and say where to.
 
     Args:
-        options (`argparse.Namespace`): `folder`, `repo_id`, `revision`, `private` and `variant`.
+        options (`argparse.Namespace`): `folder`, `repo_id`, `revision`, `private`, `variant` and `retries`.
 
     Raises:
         ValueError: If the folder is not fit to be published, the name is impossible or there is no token.
@@ -48,11 +49,13 @@ def push(options: argparse.Namespace) -> None:
 
     if not options.folder.is_dir():
         raise ValueError(f"{options.folder} is no folder")
+    if options.retries < 0:
+        raise ValueError(f"--retries is {options.retries}; it must be at least 0")
     try:
         if options.repo_id is None and options.variant is not None:
             raise ValueError("--variant goes with --repo-id: what waits in a run is sent as it is")
         if options.repo_id is None:
-            _push_spool(options.folder)
+            _push_spool(options.folder, options.retries)
         else:
             _push_model(options)
     except PushError as error:
@@ -62,6 +65,7 @@ def push(options: argparse.Namespace) -> None:
 
 def _push_model(options: argparse.Namespace) -> None:
     from sd_pipeline.publishing.hub_push import Target, check_folder, check_target, push_folder
+    from sd_pipeline.publishing.hub_retry import Backoff
 
     check_target(options.repo_id)
     if options.variant == "fp16":
@@ -70,12 +74,13 @@ def _push_model(options: argparse.Namespace) -> None:
         add_fp16_variant(options.folder)
     check_folder(options.folder)
     target = Target(options.repo_id, options.revision, options.private)
-    commit = push_folder(options.folder, target)
+    commit = push_folder(options.folder, target, backoff=Backoff(options.retries))
     print(f"{target.repo_id} ({target.revision}) holds the model, commit {commit}")
 
 
-def _push_spool(output_dir: Path) -> None:
+def _push_spool(output_dir: Path, retries: int) -> None:
     from sd_pipeline.publishing.hub_push import check_target
+    from sd_pipeline.publishing.hub_retry import Backoff
     from sd_pipeline.publishing.hub_spool import read_spool, send_spool
 
     pushes = read_spool(output_dir)
@@ -85,7 +90,7 @@ def _push_spool(output_dir: Path) -> None:
         )
     for pending in pushes:
         check_target(pending.repo_id)
-    for sent in send_spool(output_dir):
+    for sent in send_spool(output_dir, Backoff(retries)):
         print(f"{sent.repo_id} ({sent.revision}) holds {sent.folder}, commit {sent.commit}")
     _settle_status(output_dir)
 

@@ -72,6 +72,7 @@ def test_a_model_that_was_pushed_is_not_asked_for_again(run, hub):
     ("arguments", "fragment"),
     [
         (["nowhere"], "nowhere is no folder"),
+        ([".", "--retries", "-1"], "--retries is -1"),
         (["."], "nothing waits to be pushed in ."),
         ([".", "--variant", "fp16"], "--variant goes with --repo-id"),
         (["pipeline", "--repo-id", NAME, "--variant", "fp16"], "model_index.json is missing"),

@@ -47,7 +47,7 @@ class Run:
         return self._end(run_training(["--config", "run.yaml"], cwd=self.place, **self.variables))
 
     def push(self) -> int:
-        command = [sys.executable, "-m", "sd_pipeline.cli", "push", "run"]
+        command = [sys.executable, "-m", "sd_pipeline.cli", "push", "run", "--retries", "2"]
         variables = environment(**self.variables)
         return self._end(
             subprocess.run(
