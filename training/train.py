@@ -9,6 +9,7 @@ Running the same command again resumes, and does nothing where all is finished. 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from sd_pipeline.publishing.model_card import without_local_paths
 from training.config import STAGES, ConfigError, TrainConfig
 from training.config_io import check_resumable, config_to_yaml, find_output_dir, parse_config, read_yaml
 from training.data.errors import DataError
@@ -32,7 +34,6 @@ from training.publishing import check_hub, publish
 from training.stages import build_task, load_data, start_accelerator, train_stage
 from training.tasks.model_check import check_models
 from training.tasks.pretrained import load_pretrained
-from training.tracked_config import tracked_config
 
 _FULL_DISK = "the training states that were written stand; free some space and run the same command again"
 
@@ -115,7 +116,7 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
         write_status(folder.path, RunState.RUNNING, f"training {', '.join(pending)}")
         write_text(config_to_yaml(config), folder.config_file)
         run_name = folder.path.resolve().name
-        start_trackers(accelerator, folder.path / "logs", run_name, tracked_config(config))
+        start_trackers(accelerator, folder.path / "logs", run_name, without_local_paths(dataclasses.asdict(config)))
     accelerator.wait_for_everyone()
     for stage in pending:
         build = partial(build_task, stage, config, folder, accelerator.device, *datasets)

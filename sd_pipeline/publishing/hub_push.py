@@ -16,10 +16,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ge
 from huggingface_hub.errors import HFValidationError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
-from huggingface_hub.utils.sha import git_hash, sha_fileobj
+from huggingface_hub.utils.sha import git_hash
 
 from sd_pipeline.publishing.fresh_process import check_in_fresh_process
 from sd_pipeline.publishing.hub_retry import Backoff, reason
+from sd_pipeline.publishing.manifest import file_digest
 from sd_pipeline.publishing.staging import publishable_files
 
 # Folders that belong to a model: what is in them and not in the model that is pushed is left from an older one.
@@ -141,8 +142,7 @@ class _LocalFile:
 
     @cached_property
     def sha256(self) -> str:
-        with self.path.open("rb") as stream:
-            return sha_fileobj(stream).hex()
+        return file_digest(self.path)
 
     @property
     def blob_id(self) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import TypeVar
 
 from huggingface_hub import get_session, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from sd_pipeline.publishing.staging import TOKEN
 
 PATIENCE_SECONDS = 120.0
 """How long the Hub may say nothing, and for how long it may send us away: the client itself would wait forever."""
@@ -23,7 +24,6 @@ _PASSING_STATUSES = (408, 409, 412, 425, 429)
 # Wrong input, files that are gone, and a network that the user has switched off.
 _LASTING = (ValueError, TypeError, FileNotFoundError, PermissionError, OfflineModeIsEnabled)
 _LONGEST_REASON = 300
-_TOKEN = re.compile(r"hf_[A-Za-z0-9_]{8,}")
 
 T = TypeVar("T")
 
@@ -126,7 +126,7 @@ def reason(error: BaseException) -> str:
         chosen = error if isinstance(error, ValueError) else answer or cause
         text = " ".join(str(chosen).split())[:_LONGEST_REASON].rstrip(".") or type(chosen).__name__
     token = get_token()
-    return _TOKEN.sub("hf_***", text.replace(token, "hf_***") if token else text)
+    return TOKEN.sub("hf_***", text.replace(token, "hf_***") if token else text)
 
 
 def _answer(error: BaseException) -> HfHubHTTPError | None:

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from huggingface_hub.utils.sha import sha_fileobj
-
 from sd_pipeline.publishing.hub_push import Target, check_folder, push_folder
 from sd_pipeline.publishing.hub_retry import Backoff
+from sd_pipeline.publishing.manifest import file_digest
 from sd_pipeline.publishing.repository_check import RepositoryError, read_json
 from sd_pipeline.publishing.staging import publishable_files
 
@@ -132,6 +131,5 @@ def _write(output_dir: Path, push: SpooledPush) -> None:
 def _digest(folder: Path) -> str:
     total = hashlib.sha256()
     for path in publishable_files(folder):
-        with (folder / path).open("rb") as stream:
-            total.update(f"{path.as_posix()} {sha_fileobj(stream).hex()}\n".encode())
+        total.update(f"{path.as_posix()} {file_digest(folder / path)}\n".encode())
     return total.hexdigest()

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from sd_pipeline.publishing.staging import TOKEN
+
 
 def model_card(
     template: str | os.PathLike,
@@ -84,7 +86,7 @@ def model_card(
 
 
 def without_local_paths(value: Any) -> Any:
-    """Keep of every path outside the working directory its last part, and of an address no password and no query.
+    """Keep no token, of a path outside the working directory the last part, of an address no password and no query.
 
     Args:
         value (`Any`): A string, or mappings and lists that hold some.
@@ -100,6 +102,7 @@ def without_local_paths(value: Any) -> Any:
 
 
 def _told(text: str) -> str:
+    text = TOKEN.sub("", text)
     if text.startswith("file:") or Path(text).is_absolute() or text.startswith(("~", "..")):
         return Path(text).name
     if re.match(r"\w+://\S+$", text):  # Passwords and signatures are nobody else's business either.

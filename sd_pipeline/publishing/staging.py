@@ -14,7 +14,8 @@ from sd_pipeline.publishing.repository_files import RepositoryError
 KINDS = (".safetensors", ".json", ".txt", ".md", ".png")
 TEXT_KINDS = (".json", ".txt", ".md")
 
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+"""What a token of the Hub looks like."""
 # Paths of a machine, not of a web address or of an example: they begin a word.
 LOCAL_PATH = re.compile(
     r"(?:(?<![\w.:/-])|file://)(?:/(?:home|Users|root|tmp|private|mnt|scratch|workspace|var/folders)/[\w.~-]|[A-Z]:\\{1,2}Users\\)"

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
 import pytest
 
+from sd_pipeline.publishing.model_card import without_local_paths
 from tests.training.configurations import tiny_train_config
 from training.config import ConfigError
 from training.config_io import parse_config
-from training.tracked_config import tracked_config
 
 TOKEN = "hf_" + "aB3dE6gH9j" * 3
 
@@ -24,7 +25,7 @@ def test_nothing_of_the_machine_and_nothing_secret():
         autoencoder__perceptual={"model_name_or_path": f"file://{home}/models/clip"},
         evaluation__validation_prompts=["a face? yes/no", f"a face, {TOKEN}"],
     )
-    told = tracked_config(config)
+    told = without_local_paths(dataclasses.asdict(config))
     text = json.dumps(told)
     for private in (home, TOKEN, "/mnt", "secret", "user:"):
         assert private not in text
