@@ -187,10 +187,9 @@ class TrainConfig:
             bool(self.stages) and self.stages == in_order, "stages", self.stages, f"some of {list(STAGES)}, in order"
         )
 
-        allowed = "false without the stage diffusion, whose model it is"
-        require(not self.hub.push_to_hub or "diffusion" in self.stages, "hub.push_to_hub", True, allowed)
-        allowed = "null with diffusion.lora.rank: adapters have no variants"
-        require(self.hub.variant is None or not self.diffusion.lora.rank, "hub.variant", self.hub.variant, allowed)
+        allowed = "null unless the run ends with a whole pipeline: adapters and parts of one have no variants"
+        makes_pipeline = self.stages[-1] == "diffusion" and not self.diffusion.lora.rank
+        require(self.hub.variant is None or makes_pipeline, "hub.variant", self.hub.variant, allowed)
 
         prediction_type = self.diffusion.scheduler.get("prediction_type")
         if prediction_type == "mean":

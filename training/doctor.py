@@ -1,4 +1,4 @@
-"""Look a run over before it starts: its data, its memory, disk and time, and one real step of every stage.
+"""Look a run over before it starts: data, memory, disk, time, where it publishes, and one real step of every stage.
 
     python training/doctor.py --config configs/digits.yaml [--key.sub=value ...] [--price_per_hour=PRICE]
 
@@ -28,6 +28,7 @@ from training.diagnosis.caption_check import check_captions, tokenizer_of
 from training.diagnosis.data_check import check_images, training_source
 from training.diagnosis.estimates import disk_finding, latent_cache_bytes, memory_finding, time_finding
 from training.diagnosis.finding import Finding, Level, findings_table
+from training.diagnosis.hub_check import check_permission
 from training.diagnosis.rehearsal import RehearsedStage, rehearse
 from training.engine.checkpointing import CheckpointError, newest_checkpoint
 from training.engine.run_folder import RunFolder
@@ -66,7 +67,7 @@ def examine(config: TrainConfig, price_per_hour: float | None = None) -> list[Fi
         ConfigError: If its models cannot be built or do not fit together.
         DataError: If its data set cannot be found.
     """
-    findings = folder_findings(config)
+    findings = folder_findings(config) + check_permission(config.hub)
     folder = RunFolder(Path(config.output_dir))
     check_models(config, [stage for stage in STAGES if folder.record(stage) is not None], load_pretrained(config))
     of_data, few, num_images = data_findings(config)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+
 from sd_pipeline.publishing.hub_push import PushError, Target, check_target
 from sd_pipeline.publishing.hub_retry import Backoff
-from sd_pipeline.publishing.hub_spool import send_spool, spool_push
+from sd_pipeline.publishing.hub_spool import send_spool, spool_push, withdraw_push
 from sd_pipeline.publishing.variants import add_fp16_variant
+from training.background_pushes import OUTGOING
 from training.config import ConfigError, TrainConfig
 from training.engine.run_folder import RunFolder
 from training.engine.run_status import RunState
@@ -40,13 +43,19 @@ def publish(config: TrainConfig, folder: RunFolder) -> tuple[RunState, str]:
     message = f"finished: {', '.join(config.stages)}"
     if not config.hub.push_to_hub:
         return RunState.FINISHED, message
-    hub, record = config.hub, folder.record("diffusion")
+    hub, stage = config.hub, config.stages[-1]
+    record = folder.record(stage)
     target = Target(str(hub.hub_model_id), hub.hub_revision, hub.hub_private_repo)
     steps = 0 if record is None else record["step"]
     try:
+        model = folder.result(stage)
         if hub.variant == "fp16":
-            add_fp16_variant(folder.pipeline)
-        spool_push(folder.path, folder.pipeline.name, target, f"Model after {steps} steps")
+            add_fp16_variant(model)
+        # What waits from the time of the training is outdated now.
+        for revision in (hub.hub_training_revision, hub.state_revision):
+            withdraw_push(folder.path, revision)
+        shutil.rmtree(folder.path / OUTGOING, ignore_errors=True)
+        spool_push(folder.path, model.relative_to(folder.path).as_posix(), target, f"Model after {steps} steps")
         send_spool(folder.path, Backoff(hub.push_retries))
     except (PushError, ValueError) as error:
         later = f"`sd-pipeline push {folder.path}`, or the same command again, pushes the model"

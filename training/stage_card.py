@@ -199,7 +199,7 @@ class CardMaker:
     def _everywhere(self, stage: str) -> dict[str, Any]:
         """Make what every card has."""
         name = Path(self.config.output_dir).name
-        published = self.config.hub.hub_model_id if stage == "diffusion" else None
+        published = self.config.hub.hub_model_id if stage == self.config.stages[-1] else None
         return {
             "name": name if stage == "diffusion" else f"{name}: {stage.replace('_', ' ')}",
             "repository": published or self.run.result(stage).as_posix(),

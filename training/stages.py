@@ -46,6 +46,10 @@ def start_accelerator(config: TrainConfig) -> Accelerator:
         raise ConfigError("mixed_precision = 'fp16': must be no or bf16 with FSDP, which has no gradient scaler")
     if wants_sharding() and os.environ.get("FSDP_VERSION", "1") != "2":
         raise ConfigError("the launcher asks for FSDP 1: fsdp_version must be 2 (configs/accelerate/fsdp2.yaml)")
+    if config.hub.sends_while_training and wants_sharding():
+        raise ConfigError(
+            f"hub.hub_strategy = {config.hub.hub_strategy!r}: must be end with FSDP, where no process has all weights"
+        )
     if os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower() != "no":
         raise ConfigError("the launcher asks for torch.compile, which is not supported: dynamo_backend must be no")
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
@@ -76,6 +80,7 @@ def train_stage(
     stop_signal: StopSignal,
     build_task: Callable[[], Task],
     datasets: tuple[CaptionedImages, CaptionedImages | None] | None = None,
+    after_save: Callable[[Task, int], None] | None = None,
 ) -> None:
     """Train one stage from its newest training state, and put its output in place, with a card if there are data."""
     started = time.monotonic()
@@ -91,6 +96,7 @@ def train_stage(
         config=dataclasses.asdict(config),
         check_resumable=lambda saved, place: check_resumable(saved, config, place),
         num_workers=config.data.dataloader_num_workers,
+        after_save=after_save,
     )
     before = time.monotonic() - started
     trainer.fit()

@@ -2,9 +2,9 @@
 
     accelerate launch training/train.py --config configs/digits.yaml [--key.sub=value ...]
 
-Running the same command again resumes, and does nothing where all is finished. How the run stands is in
-`OUTPUT_DIR/status.json`; exit codes: 0 finished, 1 failed, 2 bad input, 75 stopped by a signal after saving,
-76 trained, but the push to the Hub is pending.
+Running the same command again resumes, and does nothing where all is finished. `--resume hub:USER/NAME@BRANCH` goes on
+from a training state on the Hub. How the run stands is in `OUTPUT_DIR/status.json`; exit codes: 0 finished, 1 failed,
+2 bad input, 75 stopped by a signal after saving, 76 trained, but the push to the Hub is pending.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 from transformers.utils.logging import disable_progress_bar
 
 from sd_pipeline.publishing.model_card import without_local_paths
+from sd_pipeline.publishing.repository_files import RepositoryError
+from training.background_pushes import BackgroundPushes
 from training.config import STAGES, ConfigError, TrainConfig
 from training.config_io import check_resumable, config_to_yaml, find_output_dir, parse_config, read_yaml
 from training.data.errors import DataError
@@ -30,6 +32,7 @@ from training.engine.run_folder import RunFolder
 from training.engine.run_lock import RunFolderError
 from training.engine.run_status import RunState, write_status
 from training.engine.trackers import check_installed, start_trackers
+from training.published_state import HubState, fetch_state, split_resume
 from training.publishing import check_hub, publish
 from training.stages import build_task, load_data, start_accelerator, train_stage
 from training.tasks.model_check import check_models
@@ -43,13 +46,16 @@ def main(arguments: Sequence[str]) -> int:
     folder = None  # only a folder whose lock is ours is written into
     try:
         with StopSignal() as stop_signal:
+            source, arguments = split_resume(arguments)
             output_dir = find_output_dir(arguments)
             folder = None if output_dir is None else own_folder(output_dir)
             config = parse_config(arguments)
             folder = folder or own_folder(Path(config.output_dir))
+            if source is not None:
+                resume_from_hub(source, config, folder)
             train(config, folder, stop_signal)
             return finish(folder, *publish(config, folder)) if is_main_process() else 0
-    except (ConfigError, DataError, CheckpointError, RunFolderError) as error:
+    except (ConfigError, DataError, CheckpointError, RepositoryError, RunFolderError) as error:
         return finish(folder, RunState.BAD_INPUT, str(error))
     except RunStopped as stopped:
         return finish(folder, RunState.STOPPED, str(stopped))
@@ -95,6 +101,14 @@ def finish(folder: RunFolder | None, state: RunState, message: str) -> int:
     return state.exit_code or 0
 
 
+def resume_from_hub(source: HubState, config: TrainConfig, folder: RunFolder) -> None:
+    """Fetch a training state, in one of the processes, before any looks into the folder."""
+    accelerator = start_accelerator(config)
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            fetch_state(source, config, folder)
+
+
 def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> None:
     """Train what is not finished. Everything that can be wrong with the input is found before the first step."""
     disable_progress_bar()  # that of writing a model, not that of training
@@ -118,9 +132,11 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
         run_name = folder.path.resolve().name
         start_trackers(accelerator, folder.path / "logs", run_name, without_local_paths(dataclasses.asdict(config)))
     accelerator.wait_for_everyone()
-    for stage in pending:
-        build = partial(build_task, stage, config, folder, accelerator.device, *datasets)
-        train_stage(stage, config, folder, accelerator, stop_signal, build, datasets)
+    with BackgroundPushes(config, folder) as pushes:
+        for stage in pending:
+            build = partial(build_task, stage, config, folder, accelerator.device, *datasets)
+            after_save = pushes.after_save if config.hub.sends_while_training else None
+            train_stage(stage, config, folder, accelerator, stop_signal, build, datasets, after_save)
     accelerator.end_training()
 
 

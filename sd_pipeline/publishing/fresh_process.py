@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,22 @@ def check_in_fresh_process(folder: Path) -> None:
         raise RepositoryError(f"{folder} cannot be used by others: in a new process, {lines[-1].strip()}")
 
 
+def usable_models(folder: Path, files: Sequence[Path]) -> list[Path]:
+    """Find what of a folder `check_in_fresh_process` can try out.
+
+    Args:
+        folder (`Path`): A finished output.
+        files (sequence of `Path`): Its files, relative to it.
+
+    Returns:
+        `list[Path]`: The folder itself if it is a pipeline, else those of the models in it that can be used alone.
+    """
+    if Path(INDEX_FILE) in files:
+        return [folder]
+    configs = [folder / path for path in files if path.name == "config.json" and len(path.parts) <= 2]
+    return [config.parent for config in configs if _kind(config) in MODELS]
+
+
 def use_once(folder: Path) -> None:
     """Load what is in a folder and use it once.
 
@@ -87,8 +104,7 @@ def _image(folder: Path) -> np.ndarray:
 
 
 def _output(folder: Path) -> np.ndarray:
-    config = read_json(folder / "config.json")
-    kind = str(config.get("_class_name") or config.get("model_type"))
+    kind = _kind(folder / "config.json")
     if kind not in MODELS:
         raise RepositoryError(f"config.json is of {kind!r}; allowed: {', '.join(MODELS)}, or a {INDEX_FILE}")
     check_component(folder)
@@ -99,6 +115,11 @@ def _output(folder: Path) -> np.ndarray:
         if kind == "AutoencoderKL":
             return _reconstruction(sd_pipeline.SDAutoencoderKL.from_pretrained(folder, use_safetensors=True))
         return _encoding(folder)
+
+
+def _kind(config_file: Path) -> str:
+    config = read_json(config_file)
+    return str(config.get("_class_name") or config.get("model_type"))
 
 
 def _reconstruction(vae: sd_pipeline.SDAutoencoderKL) -> np.ndarray:

@@ -18,7 +18,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
-from sd_pipeline.publishing.fresh_process import check_in_fresh_process
+from sd_pipeline.publishing.fresh_process import check_in_fresh_process, usable_models
 from sd_pipeline.publishing.hub_retry import Backoff, reason
 from sd_pipeline.publishing.manifest import file_digest
 from sd_pipeline.publishing.staging import publishable_files
@@ -76,7 +76,7 @@ def check_target(repo_id: str) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder may be published: the kinds of its files, and that a pipeline draws a picture elsewhere.
+    """Check that a folder may be published: the kinds of its files, and that the models in it are of use elsewhere.
 
     Args:
         folder (`Path`): A finished model.
@@ -84,8 +84,8 @@ def check_folder(folder: Path) -> None:
     Raises:
         RepositoryError: If not; names the file, or what a new process said.
     """
-    if Path("model_index.json") in publishable_files(folder):
-        check_in_fresh_process(folder)
+    for model in usable_models(folder, publishable_files(folder)):
+        check_in_fresh_process(model)
 
 
 def push_folder(
@@ -194,7 +194,9 @@ class _Push:
         try:
             sha = self.api.model_info(repo_id, revision=revision).sha
         except RevisionNotFoundError:
-            self.api.create_branch(repo_id, branch=revision, exist_ok=True)
+            # From the first commit of all, which has no model in it: a branch holds nothing but what is sent there.
+            *_, first = self.api.list_repo_commits(repo_id)
+            self.api.create_branch(repo_id, branch=revision, revision=first.commit_id, exist_ok=True)
             sha = self.api.model_info(repo_id, revision=revision).sha
         return str(sha)
 

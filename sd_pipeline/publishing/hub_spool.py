@@ -32,7 +32,7 @@ class SpooledPush:
         revision (`str`): Branch.
         private (`bool`, *optional*): Whether a new repository is private.
         commit_message (`str`): Title of the commit.
-        digest (`str`): Of the model's files.
+        digest (`str`): Of the model's files, or whatever else tells this model from others.
         publication (`str`): By which its commit is known.
         commit (`str`, *optional*): The commit, once it is on the Hub.
     """
@@ -47,7 +47,7 @@ class SpooledPush:
     commit: str | None = None
 
 
-def spool_push(output_dir: Path, folder: str, target: Target, commit_message: str) -> None:
+def spool_push(output_dir: Path, folder: str, target: Target, commit_message: str, digest: str | None = None) -> None:
     """Write down that a model shall be pushed, unless this very model has been.
 
     Args:
@@ -55,11 +55,13 @@ def spool_push(output_dir: Path, folder: str, target: Target, commit_message: st
         folder (`str`): The model, relative to it.
         target ([`Target`]): Where to.
         commit_message (`str`): Title of the commit.
+        digest (`str`, *optional*): What tells this model from others; by default the SHA-256 of all its files, which
+            takes time.
 
     Raises:
         RepositoryError: If the folder holds what is not published.
     """
-    digest = _digest(output_dir / folder)
+    digest = digest or _digest(output_dir / folder)
     for old in read_spool(output_dir):
         if (Target(old.repo_id, old.revision, old.private), old.digest) == (target, digest):
             return
@@ -89,6 +91,18 @@ def read_spool(output_dir: Path) -> list[SpooledPush]:
     return pushes
 
 
+def withdraw_push(output_dir: Path, revision: str) -> None:
+    """Take back what waits for a branch, if anything does.
+
+    Args:
+        output_dir (`Path`): Folder of the run.
+        revision (`str`): The branch.
+    """
+    for push in read_spool(output_dir):
+        if push.revision == revision and push.commit is None:
+            _file(output_dir, revision).unlink()
+
+
 def send_spool(output_dir: Path, backoff: Backoff | None = None) -> list[SpooledPush]:
     """Push what waits in a run.
 
@@ -116,12 +130,18 @@ def send_spool(output_dir: Path, backoff: Backoff | None = None) -> list[Spooled
                 backoff=backoff,
             )
             sent.append(dataclasses.replace(push, commit=commit))
-            _write(output_dir, sent[-1])
+            # What was asked for since, while this was on its way, still waits.
+            if push in read_spool(output_dir):
+                _write(output_dir, sent[-1])
     return sent
 
 
+def _file(output_dir: Path, revision: str) -> Path:
+    return output_dir / "spool" / f"{quote(revision, safe='')}.json"
+
+
 def _write(output_dir: Path, push: SpooledPush) -> None:
-    file = output_dir / "spool" / f"{quote(push.revision, safe='')}.json"
+    file = _file(output_dir, push.revision)
     file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_suffix(".new")
     aside.write_text(json.dumps(dataclasses.asdict(push), indent=2) + "\n", encoding="utf-8")

@@ -49,7 +49,9 @@ class Answers:
 
     def whoami(self) -> Any:
         self._need_token()
-        return _json({"type": "user", "name": USER, "fullname": "Some Body", "orgs": []})
+        token = {"type": "access_token", "accessToken": {"displayName": "one", "role": self.hub.role}}
+        orgs = [{"name": "some-lab"}]
+        return _json({"type": "user", "name": USER, "fullname": "Some Body", "orgs": orgs, "auth": token})
 
     def validate_yaml(self) -> Any:
         content = json.loads(self.request.body)["content"]
@@ -64,6 +66,11 @@ class Answers:
         is_good = isinstance(metadata, dict) and isinstance(metadata.get("license", ""), str)
         errors = [] if is_good else [{"message": '"license" must be a string'}]
         return _json({"errors": errors, "warnings": []}, 200 if is_good else 400)
+
+    def auth_check(self, repo: str) -> Any:
+        self._need_token()
+        self._repository(repo)
+        return 200, {}, b""
 
     def create(self) -> Any:
         self._need_token()

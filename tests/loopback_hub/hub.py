@@ -36,6 +36,7 @@ class Hub:
         requests: Every request that came in.
         schedule: What goes wrong.
         tokens: Who may write.
+        role: What the Hub says of their tokens, `write` or `read`.
         address: Where it listens.
     """
 
@@ -43,6 +44,7 @@ class Hub:
     requests: list[Request] = field(default_factory=list)
     schedule: Schedule = no_faults
     tokens: set[str] = field(default_factory=lambda: {TOKEN})
+    role: str = "write"
     address: str = ""
     lock: Any = field(default_factory=threading.RLock)
     strangers: int = 0

@@ -2,80 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.loopback_hub.faults import FAULTS, no_faults, outage, random_faults
 from tests.loopback_hub.hub import TOKEN, Hub
 from tests.loopback_hub.server import loopback_hub
-from tests.training.runs import ROOT, environment, rows, run_training, status, tiny_config, write_config
+from tests.training.published_runs import NAME, Run
+from tests.training.runs import rows, status
 
 pytestmark = [pytest.mark.slow, pytest.mark.hub]
-
-NAME = "somebody/digits"
 
 
 @pytest.fixture
 def hub() -> Iterator[Hub]:
     with loopback_hub() as hub:
         yield hub
-
-
-class Run:
-    """A run in a folder of its own, whose path it is not told."""
-
-    def __init__(self, place: Path, hub: Hub) -> None:
-        self.place, self.output_dir, self.hub = place, place / "run", hub
-        self.variables = {
-            "HF_ENDPOINT": hub.address,
-            "HF_HOME": str(place / "home" / "hf"),
-            "HOME": str(place / "home"),
-            "HF_TOKEN": TOKEN,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-            "PYTHONPATH": str(ROOT),
-        }
-        self.said = ""
-
-    def train(self, **hub_block) -> int:
-        block = {"push_to_hub": True, "hub_model_id": NAME, "push_retries": 3, **hub_block}
-        write_config(self.place / "run.yaml", tiny_config(Path("run"), hub=block))
-        return self._end(run_training(["--config", "run.yaml"], cwd=self.place, **self.variables))
-
-    def push(self) -> int:
-        command = [sys.executable, "-m", "sd_pipeline.cli", "push", "run", "--retries", "2"]
-        variables = environment(**self.variables)
-        return self._end(
-            subprocess.run(
-                command, env=variables, capture_output=True, text=True, cwd=self.place, timeout=200, check=False
-            )
-        )
-
-    def _end(self, run: subprocess.CompletedProcess[str]) -> int:
-        self.said += run.stdout + run.stderr
-        return run.returncode
-
-    def check_published_once(self) -> None:
-        """Check that the Hub has the model, in one commit, and that no commit of main holds a part of it."""
-        folder = self.output_dir / "pipeline"
-        model = {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
-        commits = self.hub.repositories[NAME].branches["main"]
-        assert sum(c.description.startswith("Publication") for c in commits) == 1
-        assert commits[-1].content.items() >= model.items()
-        assert all(c.content.items() >= model.items() or not c.content.keys() & model.keys() for c in commits)
-
-    def check_secrets(self) -> None:
-        """Search everything that was published, logged or kept for the token and for local paths."""
-        kept = [path.read_bytes() for path in self.output_dir.rglob("*") if path.is_file()]
-        for content in [*self.hub.published(), *kept]:
-            for secret in (TOKEN, str(self.place), str(Path.home()) + "/", str(ROOT)):
-                assert secret.encode() not in content
-        assert TOKEN not in self.said
-        assert str(self.place) not in self.said
 
 
 def test_an_outage_for_the_whole_run(tmp_path, hub):
@@ -111,6 +54,16 @@ def test_bad_days(tmp_path, hub, seed):
     hub.schedule = no_faults
     assert run.train() == 0, run.said
     run.check_published_once()
+    run.check_secrets()
+
+
+def test_a_part_is_published_alone(tmp_path, hub):
+    """The output of the last stage is what is published: here the autoencoder, tried out and with its card."""
+    run = Run(tmp_path, hub)
+    assert run.train("--stages=[autoencoder]") == 0, run.said
+    content = hub.repositories[NAME].branches["main"][-1].content
+    assert {path.split("/")[0] for path in content} >= {"vae", "README.md"}
+    assert f'from_pretrained("{NAME}", subfolder="vae")' in content["README.md"].decode()
     run.check_secrets()
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,16 +120,62 @@ def _check_finite(state: TrainingState) -> None:
 def _write_state(folder: Path, step: int, state: TrainingState) -> None:
     for name, tensors in state.tensors.items():
         save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / f"{name}.safetensors")
-    (folder / "state.json").write_text(json.dumps({**state.values, "step": step}, indent=2), encoding="utf-8")
+    values = {**state.values, "step": step}
+    (folder / "state.json").write_text(json.dumps(values, indent=2), encoding="utf-8")
     files = {}
     for file in sorted(folder.iterdir()):
         file.chmod(0o644)
         flush(file)
-        files[file.name] = {"size": file.stat().st_size, "sha256": _sha256(file)}
-    manifest = {"step": step, "files": files}
-    manifest |= {key: state.values[key] for key in ("versions", "config") if key in state.values}
-    write_json(manifest, folder / MANIFEST)
+        files[file.name] = _entry(file)
+    _write_manifest(folder, values, files)
     flush(folder)
+
+
+def _entry(file: Path) -> dict[str, Any]:
+    return {"size": file.stat().st_size, "sha256": _sha256(file)}
+
+
+def _write_manifest(folder: Path, values: Mapping[str, Any], files: Mapping[str, Any]) -> None:
+    manifest = {"step": values["step"], "files": files}
+    manifest |= {key: values[key] for key in ("versions", "config") if key in values}
+    write_json(manifest, folder / MANIFEST)
+
+
+def copy_checkpoint(checkpoint: Path, folder: Path, change: Callable[[Any], Any]) -> Path:
+    """Copy a state into another folder, without copying its tensors where the disk can share them.
+
+    Args:
+        checkpoint (`Path`): The state.
+        folder (`Path`): Where the copy goes, under the same name.
+        change (callable): Makes of the run's configuration the one that the copy is to have.
+
+    Returns:
+        `Path`: The copy.
+
+    Raises:
+        OSError: If the state is being removed, or the disk refuses.
+    """
+    copy = folder / checkpoint.name
+    copy.mkdir(parents=True)
+    files = read_manifest(checkpoint)
+    for name in files:
+        share_file(checkpoint / name, copy / name)
+    values = json.loads((copy / "state.json").read_text(encoding="utf-8"))
+    values["config"] = change(values["config"])
+    (copy / "state.json").unlink()  # It is the same file as the one of the original.
+    write_json(values, copy / "state.json")
+    _write_manifest(copy, values, {**files, "state.json": _entry(copy / "state.json")})
+    return copy
+
+
+def share_file(file: str | Path, copy: str | Path) -> None:
+    """Give a file a second place, by a link to its content where the disk has such; so neither may be written to."""
+    try:
+        os.link(file, copy)
+    except FileNotFoundError:
+        raise
+    except OSError:  # Not every disk has links.
+        shutil.copyfile(file, copy)
 
 
 def _step_of(checkpoint: Path) -> int:
@@ -176,15 +222,30 @@ def verify_checkpoint(checkpoint: Path) -> None:
         CheckpointError: If the manifest or a file is missing, or a file has another size or content.
     """
     try:
-        files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
-        for name, expected in files.items():
+        for name, expected in read_manifest(checkpoint).items():
             file = checkpoint / name
             if not file.is_file():
                 raise CheckpointError(f"{checkpoint}: {name} is missing")
             if file.stat().st_size != expected["size"] or _sha256(file) != expected["sha256"]:
                 raise CheckpointError(f"{checkpoint}: {name} is damaged (it differs from {MANIFEST})")
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, KeyError, TypeError) as error:
         raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error.__class__.__name__})") from error
+
+
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
+    """Read what a state is made of: `size` and `sha256` of every file, by name.
+
+    Raises:
+        CheckpointError: If that cannot be read, or names what is no file of this folder.
+    """
+    try:
+        files: dict[str, Any] = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error.__class__.__name__})") from error
+    for name in files:
+        if Path(name).name != name:
+            raise CheckpointError(f"{checkpoint}: {MANIFEST} names {name!r}, which is no file beside it")
+    return files
 
 
 def load_checkpoint(checkpoint: Path) -> TrainingState:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +58,8 @@ class Trainer:
         config (mapping): The configuration of the run; written beside every training state.
         check_resumable (callable): Refuses the configuration of a training state that is of another run.
         num_workers (`int`): Processes that load data; 0 loads in this one.
+        after_save (callable, *optional*): Called in the main process with the task, its model averaged, and the step
+            whenever a state has been saved and training goes on.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class Trainer:
         config: Mapping[str, Any],
         check_resumable: Callable[[Mapping[str, Any], str], None],
         num_workers: int = 0,
+        after_save: Callable[[Task, int], None] | None = None,
     ) -> None:
         self.task = task
         self.settings = settings
@@ -83,6 +86,7 @@ class Trainer:
         self.config = config
         self.check_resumable = check_resumable
         self.num_workers = num_workers
+        self.after_save = after_save
         self.step = 0
         self.seconds = 0.0
         self._skipped_in_a_row = 0
@@ -179,6 +183,9 @@ class Trainer:
         self._writer.check()
         if stop or is_last or self.step % settings.checkpointing_steps == 0:
             self._save()
+            if self.after_save is not None and self.accelerator.is_main_process and not (stop or is_last):
+                with self._averaged():
+                    self.after_save(self.task, self.step)
         if stop and not is_last:
             self._writer.wait()
             reason = f"stopped by {self.stop_signal.received or 'a signal to another process'}"
@@ -247,9 +254,15 @@ class Trainer:
         report.skipped(self.step + 1)
 
     def _validate(self, report: StageReport) -> None:
+        with self._averaged():
+            report.validation(self.step, self.task.validate(self.step))
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Have the averaged weights in the model, as it is used afterwards, for the time of a `with` block."""
         self.task.model.eval()
         with torch.no_grad(), self.average.applied() if self.average is not None else nullcontext():
-            report.validation(self.step, self.task.validate(self.step))
+            yield
         self.task.model.train()
 
     def _save(self) -> None:

@@ -1,0 +1,45 @@
+"""The card of a model that is published before its training has ended."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sd_pipeline.publishing.model_card import model_card
+from sd_pipeline.publishing.repository import CARD_FILE
+from training.config import TrainConfig
+
+_TEMPLATE = Path(__file__).parents[2] / "model_cards" / "intermediate.md"
+
+
+def write_intermediate_card(folder: Path, config: TrainConfig, step: int) -> None:
+    """Write the card of the diffusion model as it is on the way.
+
+    Args:
+        folder (`Path`): Holds the model.
+        config (`TrainConfig`): The run, which publishes.
+        step (`int`): Updates it has been trained for.
+    """
+    hub, base = config.hub, config.diffusion.pretrained_model_name_or_path
+    repository, revision = str(hub.hub_model_id), hub.hub_training_revision
+    pipe_class = "SDInpaintPipeline" if config.diffusion.inpainting else "SDPipeline"
+    metadata = {} if config.card.license is None else {"license": config.card.license}
+    if config.diffusion.lora.rank > 0:
+        use = f'pipe.load_lora_weights("{repository}", revision="{revision}")'
+    else:
+        use = f'pipe = {pipe_class}.from_pretrained("{repository}", revision="{revision}")'
+    card = model_card(
+        _TEMPLATE,
+        name=f"{repository.split('/')[1]}: after {step:,} of {config.diffusion.max_train_steps:,} updates",
+        repository=repository,
+        example_prompt=None,
+        base_model=base,
+        tags=["intermediate"],
+        metadata=metadata,
+        fields={
+            "use": use,
+            "step": f"{step:,}",
+            "max_train_steps": f"{config.diffusion.max_train_steps:,}",
+            "finished_revision": hub.hub_revision,
+        },
+    )
+    (folder / CARD_FILE).write_text(card, encoding="utf-8")
