@@ -161,8 +161,10 @@ def _download(source: HubState, aside: Path) -> None:
     try:
         entries = list(api.list_repo_tree(source.repo_id, FOLDER, recursive=True, revision=head))
     except EntryNotFoundError:
-        raise ConfigError(f"--resume {source}: there is no training state, which is a folder {FOLDER}") from None
+        entries = []
     paths = [entry.path for entry in entries if isinstance(entry, RepoFile)]
+    if f"{FOLDER}/{_CONFIG_FILE}" not in paths:
+        raise ConfigError(f"--resume {source}: there is no training state, which is a folder {FOLDER}")
     for path in paths:
         parts = PurePosixPath(path).parts
         if (
