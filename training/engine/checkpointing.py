@@ -239,10 +239,11 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
         CheckpointError: If that cannot be read, or names what is no file of this folder.
     """
     try:
-        files: dict[str, Any] = dict(json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        files: dict[str, Any] = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
+        names = files.keys()
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint}: {MANIFEST} cannot be read ({error.__class__.__name__})") from error
-    for name in files:
+    for name in names:
         if Path(name).name != name:
             raise CheckpointError(f"{checkpoint}: {MANIFEST} names {name!r}, which is no file beside it")
     return files

@@ -17,12 +17,7 @@ from torch.utils.data import DataLoader
 from training.config import StageConfig
 from training.engine.agreement import agree
 from training.engine.checkpoint_writer import CheckpointWriter
-from training.engine.checkpointing import (
-    CheckpointError,
-    newest_checkpoint,
-    read_checkpoint,
-    remove_leftovers,
-)
+from training.engine.checkpointing import CheckpointError, newest_checkpoint, read_checkpoint, remove_leftovers
 from training.engine.ema import AveragedWeights
 from training.engine.interruption import RunStopped, StopSignal, outlive_signals
 from training.engine.non_finite import (
