@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from sd_pipeline.stock_weights import safetensors_folder
+
 CLIP_OF_A_RUN = Path("text_encoder", "final", "clip")
 _ALLOWED = "allowed: folder or Hub name of a CLIPModel with its tokenizer"
 
@@ -77,10 +79,13 @@ def load_clip_judge(pipeline: str | None, clip: str | None = None, device: torch
 
 def _load_model(place: str) -> Any:
     try:
-        config = AutoConfig.from_pretrained(place)
+        folder = safetensors_folder(place)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not isinstance(config, CLIPConfig):
             raise ValueError(f"is of the type {config.model_type!r}")
-        loaded: Any = CLIPModel.from_pretrained(place, config=config, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
         model, found = loaded
         # transformers draws at random what the file lacks.
         if found["missing_keys"]:
