@@ -107,7 +107,7 @@ Text.
 def test_results_take_the_place_of_older_ones():
     digits = {"suite": "digits", "recognised_fraction": 0.5}
     card = with_results(CARD, digits, "half of all", "the command")
-    card = with_results(card, {"suite": "captions"}, "other table", "another command")
+    card = with_results(card, {"suite": "shapes-inpaint"}, "other table", "another command")
     card = with_results(card, {**digits, "recognised_fraction": 0.75}, "three quarters", "the command")
     assert "Nothing has been measured" not in card
     assert "half of all" not in card
