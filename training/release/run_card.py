@@ -29,6 +29,7 @@ class FinishedRun:
         parameters (`Mapping[str, int]`): Trained numbers of each of these stages.
         num_images (`int`): Training images.
         num_held_out (`int`): Images of the validation.
+        told_hardware (`str`, *optional*): What it was trained on, where a person says it better than the records.
     """
 
     config: Mapping[str, Any]
@@ -36,6 +37,7 @@ class FinishedRun:
     parameters: Mapping[str, int]
     num_images: int
     num_held_out: int
+    told_hardware: str | None = None
 
     def metadata(self) -> dict[str, Any]:
         """Make what the Hub is to know of licence, data and emissions; what is not known is left out."""
@@ -51,7 +53,7 @@ class FinishedRun:
                 "emissions": float(f"{spent.grams:.3g}"),
                 "source": "estimated as time x power x carbon intensity (Green Algorithms)",
                 "training_type": "fine-tuning" if is_finetuned else "pre-training",
-                "hardware_used": hardware_line(records[-1]["hardware"]),
+                "hardware_used": self.told_hardware or hardware_line(records[-1]["hardware"]),
             }
         return entries
 
@@ -68,8 +70,9 @@ class FinishedRun:
     def _cost(self) -> str:
         records = list(self.records.values())
         lines = dict.fromkeys(hardware_line(record["hardware"]) for record in records if "hardware" in record)
-        hardware = f"Hardware: {'; '.join(lines)}." if lines else "The hardware was not recorded."
-        return f"{hardware} {energy_text(records)}"
+        told = self.told_hardware or "; ".join(lines)
+        hardware = f"Hardware: {told}." if told else "The hardware was not recorded."
+        return f"{hardware}\n\n{energy_text(records)}"
 
     def _reproduce(self) -> str:
         hardware = list(self.records.values())[-1].get("hardware")
