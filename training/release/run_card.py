@@ -97,6 +97,18 @@ def versions() -> str:
     return ", ".join(found)
 
 
+def used_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a configuration the networks that a run did not build, as it went on from a finished model.
+
+    Args:
+        config (`Mapping[str, Any]`): The configuration of the run.
+    """
+    if config["diffusion"].get("pretrained_model_name_or_path") is None:
+        return dict(config)
+    diffusion = {key: value for key, value in config["diffusion"].items() if key != "unet"}
+    return {key: value for key, value in config.items() if key != "autoencoder"} | {"diffusion": diffusion}
+
+
 def stages_table(
     records: Mapping[str, Mapping[str, Any]], parameters: Mapping[str, int], config: Mapping[str, Any]
 ) -> str:
@@ -148,9 +160,12 @@ def results_to_come(dataset: str, repository: str, template: str) -> str:
         repository (`str`): The model, as it is given to `from_pretrained`.
         template (`str`): Name of the card's template.
     """
-    if template != "pipeline.md":
+    suites = {"digits": "--suite digits", "shapes": "--suite shapes"}
+    suite = suites.get(dataset, "--suite captions --dataset DATASET") if template == "pipeline.md" else None
+    if template == "inpainting.md" and dataset == "shapes":
+        suite = "--suite shapes-inpaint"
+    if suite is None:
         return "Nothing has been measured yet."
-    suite = f"--suite {dataset}" if dataset in ("digits", "shapes") else "--suite captions --dataset DATASET"
     return (
         "Nothing has been measured yet. In a checkout of `sd_pipeline`, this command measures the model and puts the "
         f"results here, with `--card`:\n\n```\naccelerate launch training/evaluate_model.py --model "
