@@ -45,7 +45,7 @@ _PAIRS = 8
 _PROMPTS_TO_TRY = 4
 # How plain diffusers finds a model that is no folder of the reader and on no Hub.
 _PACKAGED = (
-    "\nThat model comes with `sd_pipeline`: plain diffusers takes the path of its folder, which "
+    "\nThe model beneath comes with `sd_pipeline`: plain diffusers takes the path of its folder, which "
     "`sd_pipeline.pretrained_models.packaged_model` returns.\n"
 )
 
