@@ -39,3 +39,18 @@ def packaged_model(name: str | os.PathLike) -> Path | None:
     raise FileNotFoundError(
         f"{name} is not in this installation of sd_pipeline ({_PLACES[0]}); give the folder or name of another model"
     )
+
+
+def folder_or_name(name: str | os.PathLike) -> str:
+    """Find a model on this machine; what is not here is a name on the Hub.
+
+    Args:
+        name (`str` or `os.PathLike`): A folder, a model that comes with this package, or the name of a repository.
+
+    Returns:
+        `str`: The folder, or the name as it was given.
+
+    Raises:
+        FileNotFoundError: As in `packaged_model`.
+    """
+    return os.fspath(name if os.path.isdir(name) else packaged_model(name) or name)

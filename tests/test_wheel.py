@@ -96,3 +96,9 @@ def test_the_command_needs_no_model(site, tmp_path):
     path, _ = run(site, tmp_path, *command)
     assert path == "out.png"
     assert (tmp_path / "out.png").is_file()
+
+
+@pytest.mark.slow
+def test_a_space_has_the_licence_of_the_package(site, tmp_path):
+    run(site, tmp_path, "-m", "sd_pipeline.cli", "space", "--output", "space", "--model", "somebody/painter")
+    assert (tmp_path / "space" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()

@@ -14,19 +14,25 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from sd_pipeline import SDPipeline
 from sd_pipeline.argument_parser import ArgumentParser
 from sd_pipeline.publishing.repository import export_pipeline, refuse_foreign_folder
 from sd_pipeline.samplers import SCHEDULERS, use_scheduler
 from training.config_io import read_yaml
+from training.data.captioned_images import CaptionedImages
+from training.data.catalogue import load_captioned_images
+from training.data.errors import DataError
 from training.engine.run_folder import RunFolder
+from training.release.card_sections import memorisation_section
 from training.release.measured_score import MeasuredScore
-from training.release.release_card import release_card
+from training.release.release_card import finished_run, release_card
 from training.release.same_model import check_measured
-from training.release.samples import draw_samples
+from training.release.samples import generate_samples, page_of_samples, png
 from training.release.training_curve import draw_training_curve
 
 CARD_TEMPLATE = Path(__file__).parents[1] / "model_cards" / "shapes-64.md"
@@ -76,15 +82,21 @@ def release(options: argparse.Namespace) -> None:
     pipe = rounded_pipeline(run.pipeline, options)
     if measured is not None:
         check_measured(pipe, options.output, measured)
+    dataset, held_out = training_images(config, run.config_file)
     # What the card tells of the sampler is what is released.
     config["evaluation"] = {
         **config.get("evaluation", {}),
         "scheduler": type(pipe.scheduler).__name__,
         **pipe.config["recommended_call"],
     }
-    curve = draw_training_curve(run.metrics_file)
-    samples = draw_samples(pipe, prompts)
-    card = release_card(options.card, run, pipe, config, options.output, prompts, measured, options.hardware)
+    finished = finished_run(run, pipe, config, len(dataset), len(held_out), options.hardware)
+    pictures = generate_samples(pipe, len(prompts), {"prompt": prompts})
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "training_curve.png").write_bytes(draw_training_curve(run.metrics_file))
+        (Path(folder) / "samples.png").write_bytes(png(page_of_samples(pictures, prompts)))
+        memorisation = memorisation_section(Path(folder), pictures, dataset, held_out)
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    card = release_card(options.card, finished, pipe, options.output, prompts, memorisation, measured)
     components = {**pipe.components, "unet": pipe.unet.half()}
     if pipe.vae is not None:
         components["vae"] = pipe.vae.half()
@@ -93,9 +105,24 @@ def release(options: argparse.Namespace) -> None:
         **components,
         recommended_call=pipe.config["recommended_call"],
         card=card,
-        files={"training_curve.png": curve, "samples.png": samples},
+        files=files,
         max_megabytes=options.max_megabytes,
     )
+
+
+def training_images(config: Mapping[str, Any], file: Path) -> tuple[CaptionedImages, CaptionedImages]:
+    """Load what the run was trained on, and what it was not, as squares.
+
+    Raises:
+        ValueError: If they are not there any more. (The card tells how near the samples are to them.)
+    """
+    arguments = {**config["data"], "seed": config["seed"]}
+    arguments.pop("dataloader_num_workers", None)
+    try:
+        train, held_out = (load_captioned_images(split, **arguments) for split in ("train", "validation"))
+    except (DataError, TypeError) as error:
+        raise ValueError(f"{file}: its training images cannot be read: {error}") from error
+    return train.squares(), held_out.squares()
 
 
 def rounded_pipeline(folder: Path, options: argparse.Namespace) -> SDPipeline:

@@ -32,7 +32,7 @@ from training.release.card_sections import (
     samples_section,
 )
 from training.release.component_card import component_metadata, measured_text, text_encoder_origin, vae_use
-from training.release.run_card import FinishedRun, last_validation, results_to_come
+from training.release.run_card import FinishedRun, last_validation, results_to_come, used_config
 from training.release.samples import beside, generate_samples
 from training.tasks.autoencoder import VALIDATION_IMAGES, AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
@@ -43,6 +43,11 @@ CARDS = Path(__file__).parents[1] / "model_cards"
 _SAMPLES = 12
 _PAIRS = 8
 _PROMPTS_TO_TRY = 4
+# How plain diffusers finds a model that is no folder of the reader and on no Hub.
+_PACKAGED = (
+    "\nThe model beneath comes with `sd_pipeline`: plain diffusers takes the path of its folder, which "
+    "`sd_pipeline.pretrained_models.packaged_model` returns.\n"
+)
 
 logger = logging.getLogger(__name__)
 
@@ -102,22 +107,23 @@ class CardMaker:
         if path is not None and path not in PACKAGED_MODELS and not Path(path).expanduser().exists():
             metadata |= {"base_model": path, "base_model_relation": "adapter" if is_lora else "finetune"}
         template = "lora.md" if is_lora else "inpainting.md" if settings.inpainting else "pipeline.md"
+        everywhere = self._everywhere("diffusion")
         return model_card(
             CARDS / template,
-            **self._everywhere("diffusion"),
+            **{**everywhere, "config": used_config(everywhere["config"])},
             example_prompt=prompts[0] if prompts else None,
             loads_in_diffusers=all(is_stock(name, component) for name, component in pipe.components.items()),
             recommended_call=task.call,
             base_model=None if path is None else without_local_paths(path),
-            tags=["lora"] if is_lora else [],
+            inpaints=settings.inpainting,
+            tags=[*(["lora"] if is_lora else []), *(["inpainting"] if settings.inpainting else [])],
             metadata=metadata | run.metadata(),
             fields={
                 **self._fields(folder, run),
                 **self._pictures(folder, task, prompts),
                 "size": f"{width * pipe.vae_scale_factor}x{height * pipe.vae_scale_factor}",
-                "results": results_to_come(
-                    run.config["data"]["dataset"], self._everywhere("diffusion")["repository"], template
-                ),
+                "base_place": _PACKAGED if path in PACKAGED_MODELS else "",
+                "results": results_to_come(run.config["data"]["dataset"], everywhere["repository"], template),
             },
         )
 

@@ -111,7 +111,8 @@ def training_cost(card: str) -> tuple[str, ...]:
     for line in text.splitlines():
         match = _LABELLED.match(line)
         if match and match[1].lower() in _LABELS and "|" not in match[2]:
-            facts.setdefault(match[1].lower(), match[2].rstrip("."))
+            # The first sentence: what follows says how it was found out.
+            facts.setdefault(match[1].lower(), re.split(r"\.\s", match[2])[0].rstrip("."))
     seconds = sum(_seconds(cell) for cell in _column(text, "time"))
     if seconds:
         facts.setdefault("time", _hours(seconds))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
 from typing import Any
 
+import gradio as gr
 import numpy as np
+from gradio.data_classes import FileData
 from PIL import Image
 
 from sd_pipeline.images import upright_size
@@ -29,13 +34,35 @@ def read_picture(path: str | None) -> Image.Image:
     """
     if path is None:
         raise ValueError(_NO_PICTURE)
-    try:
-        with Image.open(path) as picture:
-            check_size(*upright_size(picture), "the picture")
-            picture.load()
-            return picture
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError("the file is damaged, or is no picture that can be read") from error
+    with _opened(path) as picture:
+        check_size(*upright_size(picture), "the picture")
+        picture.load()
+        return picture
+
+
+def measure_first(editor: gr.ImageEditor) -> gr.ImageEditor:
+    """Have Gradio measure what an editor sends before it decodes it, as `read_picture` does.
+
+    Args:
+        editor (`gr.ImageEditor`): Changed in place. A subclass would be the way, if Gradio did not write an interface
+            file beside the module of each.
+
+    Returns:
+        `gr.ImageEditor`: The same. It raises `gr.Error` for pictures that are too large, or are none.
+    """
+    decode = editor.convert_and_format_image
+
+    def measure_and_decode(file: FileData | bytes | None, **options: Any) -> Any:
+        try:
+            if file is not None:
+                with _opened(file.path if isinstance(file, FileData) else BytesIO(file)) as picture:
+                    check_size(*upright_size(picture), "the picture")
+        except ValueError as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        return decode(file, **options)
+
+    editor.convert_and_format_image = measure_and_decode  # type: ignore[method-assign, assignment]
+    return editor
 
 
 def read_painted(edited: dict[str, Any] | None) -> tuple[Image.Image, Image.Image]:
@@ -77,3 +104,13 @@ def check_size(width: int, height: int, what: str) -> None:
     """
     if max(width, height) > MAX_SIDE:
         raise ValueError(f"{what} has {width}x{height} pixels; it must have at most {MAX_SIDE} on each side")
+
+
+@contextmanager
+def _opened(file: str | BytesIO) -> Iterator[Image.Image]:
+    """Read the header of a picture: only `load` decodes it."""
+    try:
+        with Image.open(file) as picture:
+            yield picture
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError("the file is damaged, or is no picture that can be read") from error

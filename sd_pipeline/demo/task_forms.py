@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from sd_pipeline.demo.picture_inputs import check_size, read_painted, read_picture
+from sd_pipeline.demo.picture_inputs import check_size, measure_first, read_painted, read_picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,17 +68,19 @@ def _image_to_image(task: str) -> TaskForm:
 
 def _inpaint(task: str, brush_size: int) -> TaskForm:
     with gr.Tab("Inpaint", elem_id=f"{task}_tab"):
-        picture = gr.ImageEditor(
-            label="Paint over what shall change",
-            type="pil",
-            format="png",
-            sources=["upload", "clipboard"],
-            transforms=(),
-            layers=False,
-            brush=gr.Brush(brush_size, colors=["#ffffff"], color_mode="fixed"),
-            height=420,
-            elem_id=f"{task}_picture",
-            elem_classes="pixels",
+        picture = measure_first(
+            gr.ImageEditor(
+                label="Paint over what shall change",
+                type="pil",
+                format="png",
+                sources=["upload", "clipboard"],
+                transforms=(),
+                layers=False,
+                brush=gr.Brush(brush_size, colors=["#ffffff"], color_mode="fixed"),
+                height=420,
+                elem_id=f"{task}_picture",
+                elem_classes="pixels",
+            )
         )
         take_over = _take_over(task)
         strength = gr.Slider(0, 1, 1, step=0.05, label="Strength: 1 forgets what was there")

@@ -18,11 +18,12 @@ from sd_pipeline.models.autoencoder_blocks import ACTIVATIONS, Decoder, Encoder
 from sd_pipeline.models.gaussian import DiagonalGaussian
 from sd_pipeline.models.tiling import TileGrid, apply_tiled
 from sd_pipeline.stock_config import StockConfigMixin
+from sd_pipeline.stock_weights import SafetensorsMixin
 
 POSTERIORS = ("diagonal", "isotropic")
 
 
-class SDAutoencoderKL(StockConfigMixin, ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignore[misc]
+class SDAutoencoderKL(StockConfigMixin, SafetensorsMixin, ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignore[misc]
     r"""The autoencoder of latent diffusion (Rombach et al. 2022), with the posterior of report section 2.
 
     q_phi(z|x) = N(E_phi(x), diag(sigma_phi(x)^2)),    x = D_theta(z)

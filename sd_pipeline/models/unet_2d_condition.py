@@ -11,9 +11,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from sd_pipeline.models.attention import scaled_dot_product_attention
 from sd_pipeline.stock_config import StockConfigMixin
+from sd_pipeline.stock_weights import SafetensorsMixin
 
 
-class SDUNet2DConditionModel(StockConfigMixin, UNet2DConditionModel):  # type: ignore[misc]
+class SDUNet2DConditionModel(StockConfigMixin, SafetensorsMixin, UNet2DConditionModel):  # type: ignore[misc]
     """Predict the noise (or x_0, v, the posterior mean) in latents, given a timestep and the embedding of a caption.
 
     A subclass of diffusers' `UNet2DConditionModel` with its weights, its configuration and, to the bit, its outputs.

@@ -18,11 +18,11 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel
 
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
-from sd_pipeline.pretrained_models import packaged_model
+from sd_pipeline.pretrained_models import folder_or_name
 from sd_pipeline.publishing import stock_layout
 from sd_pipeline.publishing.manifest import write_manifest
 from sd_pipeline.publishing.repository_check import ModelFactory, check_repository
-from sd_pipeline.publishing.repository_files import RepositoryError, read_json
+from sd_pipeline.publishing.repository_files import PickleError, read_json
 from sd_pipeline.publishing.repository_trust import INDEX_FILE, check_index
 from sd_pipeline.publishing.single_file import load_single_file, save_single_file
 
@@ -71,7 +71,7 @@ class StockRepositoryPipeline(DiffusionPipeline):
                 of other kinds along (it is a `ValueError`, one line, and names the file).
             OSError: If there is no such folder, and it cannot be had from the Hub.
         """
-        folder = _folder_or_name(pretrained_model_name_or_path)
+        folder = folder_or_name(pretrained_model_name_or_path)
         if kwargs.get("use_safetensors") is None:
             kwargs["use_safetensors"] = True
         if not os.path.isdir(folder):
@@ -140,7 +140,7 @@ class StockRepositoryPipeline(DiffusionPipeline):
         Raises:
             ValueError: If what this package wrote there has been damaged.
         """
-        index: Any = super().load_config(_folder_or_name(pretrained_model_name_or_path), **kwargs)
+        index: Any = super().load_config(folder_or_name(pretrained_model_name_or_path), **kwargs)
         config = stock_layout.index_from_stock(index)
         # Under its stock name diffusers would import that pipeline, to drop the keys that are only in its constructor.
         return {**config, "_class_name": cls.__name__}
@@ -195,10 +195,6 @@ class StockRepositoryPipeline(DiffusionPipeline):
         write_manifest(Path(save_directory))
 
 
-def _folder_or_name(name: str | os.PathLike) -> str:
-    return os.fspath(name if os.path.isdir(name) else packaged_model(name) or name)
-
-
 def _download(pipeline_class: type[DiffusionPipeline], name: str, kwargs: Mapping[str, Any]) -> str:
     hub = {key: kwargs[key] for key in ("cache_dir", "force_download", "token", "revision") if key in kwargs}
     try:
@@ -213,8 +209,5 @@ def _download(pipeline_class: type[DiffusionPipeline], name: str, kwargs: Mappin
     except OSError as error:
         reason = str(error.__cause__ or error).strip().splitlines()[0]
         if "`safetensors` weights" in reason:
-            raise RepositoryError(
-                f"{name} has weights that are pickles, which can run any code when they are read: only safetensors "
-                "are read, unless you pass `use_safetensors=False`"
-            ) from error
+            raise PickleError(f"{name} has weights that are pickles") from error
         raise OSError(f"{name!r} is not a folder, and the Hub has not sent it: {reason}") from error

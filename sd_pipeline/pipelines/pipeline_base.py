@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.loaders import StableDiffusionLoraLoaderMixin
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, StableDiffusionMixin
@@ -17,6 +16,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
 from sd_pipeline.pipelines import call_arguments
+from sd_pipeline.pipelines.adapters import SafetensorsLoraMixin
 from sd_pipeline.pipelines.call_arguments import STOCK_CALL, require
 from sd_pipeline.pipelines.loading import StockRepositoryPipeline
 from sd_pipeline.pipelines.prompt_encoding import encode_prompts, repeat_per_prompt, scaled_adapters
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class SDBasePipeline(StableDiffusionMixin, StableDiffusionLoraLoaderMixin, StockRepositoryPipeline):
+class SDBasePipeline(StableDiffusionMixin, SafetensorsLoraMixin, StockRepositoryPipeline):
     """Components, what a call may ask of them, prompts to embeddings. LoRA files load and unload as in diffusers.
 
     Args:

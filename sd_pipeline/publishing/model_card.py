@@ -22,6 +22,7 @@ def model_card(
     repository: str,
     example_prompt: str | None,
     loads_in_diffusers: bool = True,
+    inpaints: bool = False,
     recommended_call: Mapping[str, int | float] | None = None,
     results: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
@@ -41,6 +42,7 @@ def model_card(
             told: where things lie on this machine is nobody else's business.
         example_prompt (`str`, *optional*): A prompt that shows what the model can do; `None` for an unconditional one.
         loads_in_diffusers (`bool`, *optional*, defaults to `True`): Whether plain diffusers can generate with it.
+        inpaints (`bool`, *optional*, defaults to `False`): Whether its calls take a picture and a mask.
         recommended_call (`Mapping[str, int | float]`, *optional*): Arguments of a call at their best values.
         results (`Mapping[str, Any]`, *optional*): What was measured; a value may be a mapping of its own.
         config (`Mapping[str, Any]`, *optional*):
@@ -70,8 +72,8 @@ def model_card(
         "repository": repository,
         "summary": _summary(example_prompt is not None, base_model),
         "call_here": ", ".join(prompt) or "batch_size=1",
-        "stock_use": _stock_use(repository, _arguments(call)) if loads_in_diffusers else _NOT_IN_STOCK,
-        "recommended_call": f"pipe({_arguments(call)})",
+        "stock_use": _stock_use(repository, call, inpaints) if loads_in_diffusers else _NOT_IN_STOCK,
+        "recommended_call": f"pipe({', '.join([*_arguments(call), *(_PAINTED if inpaints else ())])})",
         "results": _results_table(results or {}),
         "config": yaml.safe_dump(without_local_paths(dict(config or {})), sort_keys=False, allow_unicode=True),
         "base_model": base_model or "",
@@ -126,6 +128,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([first, "|" + "---|" * len(header), *others])
 
 
+_LONGEST_LINE = 110
+_PAINTED = ("image=picture", "mask_image=mask")
+_PICTURES_IMPORT = "from PIL import Image\n"
+_PICTURES = 'picture, mask = Image.open("picture.png"), Image.open("mask.png")\n'
 _NOT_IN_STOCK = "This package is needed: diffusers has no class for all of what this model is made of."
 
 
@@ -146,20 +152,26 @@ def _summary(takes_prompts: bool, base_model: str | None) -> str:
     return f"A {what}, trained from nothing with `sd_pipeline`: all of its weights come from the run described below."
 
 
-def _stock_use(repository: str, arguments: str) -> str:
+def _stock_use(repository: str, call: Mapping[str, Any], inpaints: bool) -> str:
+    loader, pictures = ("AutoPipelineForInpainting", _PICTURES) if inpaints else ("DiffusionPipeline", "")
+    painted = (*_PAINTED, "height=picture.height", "width=picture.width") if inpaints else ()
+    arguments = [*_arguments(call), *painted, "generator=generator"]
+    line = f"image = pipe({', '.join(arguments)}).images[0]\n"
+    if len(line) > _LONGEST_LINE:
+        line = "image = pipe(\n" + "".join(f"    {argument},\n" for argument in arguments) + ").images[0]\n"
     return (
         "With plain diffusers, and nothing of this package:\n\n"
         "```python\n"
         "import torch\n"
-        "from diffusers import DiffusionPipeline\n\n"
-        f'pipe = DiffusionPipeline.from_pretrained("{repository}")\n'
-        f"image = pipe({arguments}, generator=torch.Generator().manual_seed(0)).images[0]\n"
-        "```"
+        f"from diffusers import {loader}\n"
+        f"{_PICTURES_IMPORT if inpaints else ''}\n"
+        f'pipe = {loader}.from_pretrained("{repository}")\n'
+        f"{pictures}generator = torch.Generator().manual_seed(0)\n{line}```"
     )
 
 
-def _arguments(call: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call.items())
+def _arguments(call: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in call.items()]
 
 
 def _results_table(results: Mapping[str, Any]) -> str:

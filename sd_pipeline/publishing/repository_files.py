@@ -32,6 +32,31 @@ class RepositoryError(ValueError):
         super().__init__(printable if len(printable) <= MAX_MESSAGE else f"{printable[:MAX_MESSAGE]}...")
 
 
+class MissingFileError(RepositoryError, OSError):
+    """A file of a model repository is missing: an `OSError` too, as in the libraries.
+
+    Args:
+        path (`str` or `Path`): The file.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__(f"{path} is missing")
+
+
+class PickleError(RepositoryError):
+    """There are pickles where safetensors should be.
+
+    Args:
+        what (`str`): Which, as the beginning of the message.
+    """
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what}, which can run any code when read: only safetensors are read, unless you pass "
+            "`use_safetensors=False` (and `save_pretrained` makes them)"
+        )
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON file with an object in it.
 
@@ -49,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
             raise RepositoryError(f"{path} has more than {MAX_JSON_BYTES // 1_000_000} MB, too much for this file")
         content = json.loads(path.read_text(encoding="utf-8"), parse_constant=_constant)
     except FileNotFoundError:
-        raise RepositoryError(f"{path} is missing") from None
+        raise MissingFileError(path) from None
     except OSError as error:
         raise RepositoryError(f"{path} cannot be read: {error.strerror}") from error
     except RecursionError:
@@ -76,7 +101,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         RepositoryError: If the file is missing, truncated or no safetensors file.
     """
     if not path.is_file():
-        raise RepositoryError(f"{path} is missing")
+        raise MissingFileError(path)
     size = path.stat().st_size
     try:
         with path.open("rb") as file:
@@ -111,8 +136,8 @@ def weight_files(folder: Path, config: Mapping[str, Any], variant: str | None = 
         `list[Path]`: One safetensors file, or all shards that an index names.
 
     Raises:
-        RepositoryError: If there are none but pickles, or nothing at all; or an index names what is no safetensors
-            file beside it.
+        PickleError: If there are none but pickles.
+        RepositoryError: If there is nothing at all, or an index names what is no safetensors file beside it.
     """
     shards = {path: _shards(path) for path in sorted(folder.glob("*.index*.json"))}
     # The libraries' names: diffusers puts its class into config.json, transformers does not.
@@ -127,11 +152,8 @@ def weight_files(folder: Path, config: Mapping[str, Any], variant: str | None = 
             return shards[index]
         pickles = sorted(path for name in PICKLE_NAMES for path in folder.glob(f"*{suffix}{name[1:]}"))
         if pickles:
-            raise RepositoryError(
-                f"{pickles[0]} is a pickle, which can run any code when it is read, and there is no {single.name}: "
-                "only safetensors are read, unless you pass `use_safetensors=False`"
-            )
-    raise RepositoryError(f"{folder / stem}.safetensors is missing")
+            raise PickleError(f"there is no {single}, and {pickles[0].name} is a pickle")
+    raise MissingFileError(f"{folder / stem}.safetensors")
 
 
 def _shards(index: Path) -> list[Path]:

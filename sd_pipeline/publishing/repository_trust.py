@@ -35,8 +35,9 @@ CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
 LIBRARIES = ("diffusers", "transformers", "stable_diffusion", "sd_pipeline")
 REQUIRED = ("unet", "scheduler")
 
-# `adapter_config.json` makes transformers load another model in the place of the one beside it.
+# They make transformers load another model, or other weights, in the place of those that are looked at here.
 REDIRECTING_FILES = ("adapter_config.json",)
+REDIRECTING_KEYS = ("transformers_weights",)
 CODE_KEYS = ("auto_map", "trust_remote_code", "custom_pipelines")
 # Where attention is named, anything else may be code from the Hub.
 IMPLEMENTATIONS = (None, False, True, "eager", "sdpa", "flash_attention_2", "flex_attention")
@@ -108,14 +109,27 @@ def check_component(folder: Path, trust_remote_code: bool = False) -> None:
     Raises:
         RepositoryError: If there is something else.
     """
+    code = next(iter(sorted(folder.rglob("*.py"))), None)
+    if code is not None and not trust_remote_code:
+        raise RepositoryError(f"{code} is code, which has no place here unless you {_ASK}")
+    check_configs(folder, trust_remote_code)
+
+
+def check_configs(folder: Path, trust_remote_code: bool = False) -> None:
+    """Check the configurations of a component: no code, no other model in its place, sane numbers.
+
+    Args:
+        folder (`Path`): Of one component.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether there may be code.
+
+    Raises:
+        RepositoryError: If there is something else.
+    """
     for name in REDIRECTING_FILES:
         if (folder / name).exists():
             raise RepositoryError(
                 f"{folder / name} puts another model in the place of this one, which is not done here"
             )
-    code = next(iter(sorted(folder.rglob("*.py"))), None)
-    if code is not None and not trust_remote_code:
-        raise RepositoryError(f"{code} is code, which has no place here unless you {_ASK}")
     for path in sorted(folder.glob("*config.json")):
         check_config(read_json(path), str(path), trust_remote_code)
 
@@ -134,6 +148,8 @@ def check_config(config: Mapping[str, Any], where: str, trust_remote_code: bool 
     for key, value in _walk(config, where):
         if key in CODE_KEYS and value and not trust_remote_code:
             raise RepositoryError(f"{where} asks for code (`{key}`), which runs only if you {_ASK}")
+        if key in REDIRECTING_KEYS and value:
+            raise RepositoryError(f"{where}: `{key}` puts other weights in the place of these, which is not done here")
         if "implementation" in key and value not in IMPLEMENTATIONS and not trust_remote_code:
             raise RepositoryError(f"{where}: `{key}` is {value!r}, which may be code; it runs only if you {_ASK}")
         largest = LARGEST.get(key)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from importlib.metadata import version
+from importlib.metadata import distribution, version
 from pathlib import Path
 
 import yaml
@@ -41,6 +41,8 @@ from sd_pipeline.demo.page import launch
 launch("{model}")
 '''
 
+_LICENSE = "LICENSE"
+
 _README = """---
 {metadata}---
 
@@ -50,6 +52,7 @@ Text to image, image to image, inpainting and outpainting with {model}. `sd-pipe
 
 - `app.py` starts the page; `requirements.txt` is what it needs, in the versions that it was tried with.
 - `sd_pipeline/` is the package it is made with, as source: nothing is installed under that name.
+- `LICENSE` is that of `app.py` and the package, Apache-2.0. The licence of the model is told on the model's own card.
 
 To look at it on your own machine: `pip install -r requirements.txt` and `python app.py`. To publish it, create a
 Gradio Space on the Hub and upload this folder: `hf upload user/{name} . . --repo-type space`.
@@ -65,7 +68,7 @@ def write_space(folder: str | os.PathLike, model: str) -> None:
 
     Raises:
         ValueError: If the folder is not empty, or the model is neither.
-        OSError: If the folder cannot be written.
+        OSError: If the folder cannot be written, or this installation has lost its licence.
     """
     folder, packaged = Path(folder), packaged_model(model)
     if packaged is None:
@@ -78,6 +81,7 @@ def write_space(folder: str | os.PathLike, model: str) -> None:
     shutil.copytree(package, folder / "sd_pipeline", ignore=ignored)
     if packaged is not None:
         shutil.copytree(packaged, folder / "sd_pipeline" / model)
+    (folder / _LICENSE).write_text(_license(package), encoding="utf-8")
     name = model.rsplit("/", 1)[-1]
     (folder / "app.py").write_text(_APP.format(model=model), encoding="utf-8")
     pins = [f"{name}=={version(name).split('+')[0]}\n" for name in REQUIREMENTS]
@@ -94,6 +98,17 @@ def write_space(folder: str | os.PathLike, model: str) -> None:
     header = yaml.safe_dump(metadata, sort_keys=False, allow_unicode=True)
     readme = _README.format(metadata=header, name=name, model=model)
     (folder / "README.md").write_text(readme, encoding="utf-8")
+
+
+def _license(package: Path) -> str:
+    """Read the licence that the source goes with: in a checkout and in a Space it lies beside the package."""
+    beside = package.parent / _LICENSE
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8")
+    installed = distribution("sd_pipeline").read_text(f"licenses/{_LICENSE}")
+    if installed is None:
+        raise FileNotFoundError(f"{_LICENSE} is not in this installation of sd_pipeline, and a Space has to carry it")
+    return installed
 
 
 def _check_name(model: str) -> None:

@@ -28,7 +28,7 @@ evaluation:
   validation_prompts: [a fish]
 ```
 
-- **Energy:** 0.031 kWh, estimated.
+- **Energy:** 0.031 kWh, estimated. How is told at length.
 | hardware | one GPU |
 
 | stage | updates | time |

@@ -1,13 +1,19 @@
 from __future__ import annotations
 
 import zlib
+from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from sd_pipeline.demo.picture_inputs import MAX_SIDE, read_painted, read_picture
+from sd_pipeline.demo.picture_inputs import MAX_SIDE, measure_first, read_painted, read_picture
 from tests.pictures import picture
+
+gr = pytest.importorskip("gradio")
+from gradio.components.image_editor import EditorData, EditorDataBlobs  # noqa: E402
+from gradio.data_classes import FileData  # noqa: E402
 
 
 def painted_layer(width: int = 32, height: int = 32) -> Image.Image:
@@ -35,17 +41,65 @@ def test_what_is_no_picture(tmp_path):
         read_picture(None)
 
 
-@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-@pytest.mark.parametrize("size", [(MAX_SIDE + 1, 8), (8, MAX_SIDE + 1), (12_000, 12_000), (60_000, 60_000)])
-def test_large_pictures_are_refused_before_they_are_decoded(size, tmp_path):
-    file = tmp_path / "large.png"
-    picture().save(file)
-    content = bytearray(file.read_bytes())
+def large_picture(size: tuple[int, int]) -> bytes:
+    """A small picture whose header tells another size."""
+    file = BytesIO()
+    picture().save(file, "PNG")
+    content = bytearray(file.getvalue())
     content[16:24] = b"".join(side.to_bytes(4, "big") for side in size)
     content[29:33] = zlib.crc32(content[12:29]).to_bytes(4, "big")
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"at most 1024 on each side|no picture that can be read"):
+    return bytes(content)
+
+
+TOO_LARGE = [(MAX_SIDE + 1, 8), (8, MAX_SIDE + 1), (12_000, 12_000), (60_000, 60_000)]
+REFUSED = r"at most 1024 on each side|no picture that can be read"
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", TOO_LARGE)
+def test_large_pictures_are_refused_before_they_are_decoded(size, tmp_path):
+    file = tmp_path / "large.png"
+    file.write_bytes(large_picture(size))
+    with pytest.raises(ValueError, match=REFUSED):
         read_picture(str(file))
+
+
+@pytest.fixture
+def nothing_is_decoded(monkeypatch):
+    def fail(*args: object, **kwargs: object) -> None:
+        raise AssertionError("a picture was decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", fail)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("size", TOO_LARGE)
+@pytest.mark.parametrize("part", ["background", "layers", "composite"])
+@pytest.mark.parametrize("is_blob", [False, True], ids=["uploaded", "sent by the brush"])
+def test_the_editor_measures_before_it_decodes(is_blob, part, size, tmp_path, nothing_is_decoded):
+    editor = measure_first(gr.ImageEditor(type="pil"))
+    file: Any = large_picture(size)
+    if not is_blob:
+        (tmp_path / "large.png").write_bytes(file)
+        file = FileData(path=str(tmp_path / "large.png"))
+    parts = {"background": None, "layers": [], "composite": None, part: [file] if part == "layers" else file}
+    payload = EditorData(background=None, layers=[], composite=None, id="1") if is_blob else EditorData(**parts)
+    if is_blob:
+        editor.blob_storage["1"] = EditorDataBlobs(**parts)
+    with pytest.raises(gr.Error, match=REFUSED):
+        editor.preprocess(payload)
+
+
+def test_the_editor_takes_what_is_small_enough(tmp_path):
+    editor = measure_first(gr.ImageEditor(type="pil"))
+    picture().save(tmp_path / "small.png")
+    (tmp_path / "text.png").write_text("no picture")
+    small, text = (FileData(path=str(tmp_path / name)) for name in ("small.png", "text.png"))
+    sent = editor.preprocess(EditorData(background=small, layers=[], composite=None))
+    assert sent is not None
+    assert sent["background"].tobytes() == picture().convert("RGBA").tobytes()
+    with pytest.raises(gr.Error, match="damaged, or is no picture"):
+        editor.preprocess(EditorData(background=text, layers=[], composite=None))
 
 
 def test_mask_is_what_is_painted():

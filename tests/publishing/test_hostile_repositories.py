@@ -139,6 +139,10 @@ TRICKS: dict[str, tuple[Trick, str]] = {
     "checkpoint": (lambda repository: pickled(repository, name="model.ckpt"), "model.ckpt is a pickle"),
     "pickle under another name": (pickle_named_safetensors, "safetensors .*(truncated|damaged)"),
     "pickle as a shard": (shards("diffusion_pytorch_model.bin"), "names 'diffusion_pytorch_model.bin'"),
+    "weights of another name": (
+        edit("text_encoder/config.json", transformers_weights="other.safetensors"),
+        "`transformers_weights` puts other weights in the place of these",
+    ),
     "shard elsewhere": (shards("../../elsewhere.safetensors"), r"names '\.\./\.\./elsewhere.safetensors'; allowed"),
     "shard at an absolute path": (shards("/tmp/elsewhere.safetensors"), "names '/tmp/elsewhere.safetensors'"),
     "shard of Windows": (shards("..\\elsewhere.safetensors"), "allowed: a .safetensors file in the same folder"),

@@ -82,6 +82,18 @@ def test_card_of_a_model_that_needs_this_package():
     assert "Nothing has been measured yet." in card
 
 
+def test_card_of_a_model_that_inpaints():
+    card = model_card(TEMPLATE.with_name("inpainting.md"), **FACTS, inpaints=True, fields=FIELDS)
+    here, stock = python_blocks(card)
+    for block in (here, stock):
+        compile(block, "card", "exec")
+        assert block.count("picture.png") == block.count("mask.png") == block.count("from PIL import Image") == 1
+    for argument in ("image=picture", "mask_image=mask", "height=picture.height", "width=picture.width"):
+        assert f"\n    {argument},\n" in stock
+    assert "AutoPipelineForInpainting" in stock
+    assert "num_inference_steps=25, guidance_scale=3.0, image=picture, mask_image=mask)`" in card
+
+
 @pytest.mark.parametrize(
     ("text", "message"), [("$nothing", "unknown field 'nothing'; there are metadata"), ("costs 5 $", "written")]
 )

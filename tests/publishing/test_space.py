@@ -24,11 +24,14 @@ def test_what_is_in_the_folder(tmp_path, capsys):
     assert cli.main(["space", "--output", str(tmp_path / "space"), "--model", "somebody/painter"]) == 0
     space = tmp_path / "space"
     assert capsys.readouterr().out == f"{space}\n"
-    assert sorted(path.name for path in space.iterdir()) == ["README.md", "app.py", "requirements.txt", "sd_pipeline"]
+    made = ["LICENSE", "README.md", "app.py", "requirements.txt", "sd_pipeline"]
+    assert sorted(path.name for path in space.iterdir()) == made
     assert metadata(space)["models"] == ["somebody/painter"]
     assert metadata(space)["sdk"] == "gradio"
     assert metadata(space)["sdk_version"] == version("gradio")
     assert metadata(space)["app_file"] == "app.py"
+    assert metadata(space)["license"] == "apache-2.0"
+    assert (space / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert 'launch("somebody/painter")' in (space / "app.py").read_text()
     sources = {path.relative_to(ROOT) for path in (ROOT / "sd_pipeline").rglob("*.py")}
     assert {path.relative_to(space) for path in space.rglob("*.py")} == {*sources, Path("app.py")}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 from sd_pipeline import SDPipeline
 from tests.components import tiny_components, tiny_scheduler, tiny_unconditional_unet, tiny_vae
+from tests.secrets import leaks
 from tests.training.evaluation.tiny_clip import save_as_run, tiny_clip
 from tests.training.runs import ROOT, TIMEOUT, environment, launch_command
 from training.evaluate_model import default_output, main
@@ -71,6 +74,42 @@ def test_captions_name_their_data_set(model, tmp_path):
     protocol = read(tmp_path / "captions.json")["protocol"]
     told = {"dataset": "digits", "dataset_split": "validation", "image_column": "image", "caption_column": "text"}
     assert {name: protocol[name] for name in told} == told
+
+
+def test_captions_tell_the_hub_what_was_measured(model, tmp_path):
+    """Beside the results of another suite on data of the same name; measured again, they take their own place."""
+    clip = save_as_run(tmp_path / "judge", tiny_clip()).parent / "text_encoder" / "final" / "clip"
+    folder = Path(shutil.copytree(model, tmp_path / "run" / "pipeline"))
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n# mine\n\n## Results\n\nNothing yet.\n")
+    common = ["--model", str(folder), "--output", str(tmp_path / "out"), "--card"]
+    captions = [*common, "--suite", "captions", "--dataset", "digits", "--clip", str(clip)]
+    assert main([*common, "--suite", "digits", "--num-prompts", "10"]) == 0
+    assert main([*captions, "--num-prompts", "8"]) == 0
+    assert main([*captions, "--num-prompts", "30"]) == 0
+    card = (folder / "README.md").read_text()
+    measured = read(tmp_path / "out" / "captions.json")
+    of_clip = measured["distances"]["clip"]["generated_to_real"]
+    assert leaks(card.encode(), [str(tmp_path)]) == []
+    results = ModelCard(card).data.eval_results
+    assert [result.metric_type for result in results] == [
+        "accuracy",
+        "clip_score",
+        "frechet_distance",
+        "kernel_distance",
+    ]
+    values = [measured["clip_score"]["generated"]["mean"], of_clip["frechet"], of_clip["kernel"]]
+    for result, value in zip(results[1:], values, strict=True):
+        assert result.metric_value == pytest.approx(value, rel=1e-3)
+        assert (result.task_type, result.dataset_type, result.dataset_split) == (
+            "text-to-image",
+            "digits",
+            "validation",
+        )
+        assert result.dataset_name == "digits, 30 captions"
+    told = "Frechet distance of 30 generated and as many real images, features of the CLIP clip"
+    assert results[2].metric_name == told
+    assert "### captions" in card
+    assert "### digits" in card
 
 
 @pytest.mark.parametrize(

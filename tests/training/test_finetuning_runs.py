@@ -113,6 +113,12 @@ def test_the_card_of_the_adapters_names_the_model_that_they_are_for(adapters):
     assert "base_model" not in metadata, "a folder is nothing that the Hub could point to"
     assert {"lora", "diffusers"} <= set(metadata["tags"])
     assert 'pipe.load_lora_weights("pipeline")' in card
+    for block in card.split("```python\n")[1:]:
+        compile(block.split("```")[0], "card", "exec")
+    assert 'DiffusionPipeline.from_pretrained("base")' in card
+    config = yaml.safe_load(card.split("```yaml\n")[1].split("```")[0])
+    assert "autoencoder" not in config, "nothing of it was used"
+    assert "unet" not in config["diffusion"]
     assert "num_inference_steps=3, guidance_scale=4.0" in card, "as the model recommends, for all the run says"
 
 

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from sd_pipeline import SDPipeline
 from tests.components import tiny_components, tiny_unet
+from tests.training.data.image_folders import write_folder
 from training import evaluate_model
 from training.data.shape_scenes import SPLITS
 from training.release_model import main
@@ -35,7 +36,13 @@ def run(tmp_path_factory) -> Path:
     pipe = SDPipeline(**{**tiny_components(), "scheduler": scheduler}, recommended_call=RECOMMENDED)
     pipe.save_pretrained(folder / "pipeline")
     config = {
-        "data": {"dataset": str(folder.parent / "my-pictures")},
+        "seed": 0,
+        "data": {
+            "dataset": str(write_folder(folder.parent / "my-pictures", num_images=6)),
+            "resolution": 32,
+            "validation_fraction": 0.3,
+            "dataloader_num_workers": 0,
+        },
         "output_dir": str(folder),
         "diffusion": {"train_batch_size": 8},
         "evaluation": {"validation_prompts": PROMPTS, **RECOMMENDED},
@@ -45,7 +52,9 @@ def run(tmp_path_factory) -> Path:
     rows.append({"stage": "diffusion", "step": 20, "validation_psnr": 3.0})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (folder / "diffusion").mkdir()
-    (folder / "diffusion" / "finished.json").write_text('{"stage": "diffusion", "step": 1234, "seconds": 5025.2}')
+    hardware = {"processor": "Toaster", "num_cores": 2, "accelerator": None, "num_processes": 1}
+    record = {"stage": "diffusion", "step": 1234, "seconds": 5025.2, "hardware": hardware}
+    (folder / "diffusion" / "finished.json").write_text(json.dumps(record))
     return folder
 
 
@@ -118,11 +127,19 @@ def test_card_without_a_score(released):
     data = ModelCard(card).data
     assert (data.library_name, data.pipeline_tag, data.license) == ("diffusers", "text-to-image", "apache-2.0")
     assert data.eval_results is None
+    # 5025.2 s at 24 W, times 1.67 and 475 g/kWh.
+    assert "Energy: about 0.056 kWh, 27 g of CO2 equivalent." in card
+    assert data.co2_eq_emissions["emissions"] == 26.6
+    assert data.co2_eq_emissions["hardware_used"] == "two cores of a toaster"
+    assert [entry["text"] for entry in data.widget] == PROMPTS
+    assert "4 captioned images of `my-pictures` at 32x32 pixels; 2 others were held out" in card
+    assert "Nearest among all 4 training images" in card
+    assert "2 real images that were held out lie" in card
 
 
 def test_pictures_of_the_card(released):
     card = (released / "README.md").read_text()
-    for name in ("samples.png", "training_curve.png"):
+    for name in ("samples.png", "training_curve.png", "nearest_training_images.png"):
         assert f"]({name})" in card
         with Image.open(released / name) as picture:
             picture.load()
@@ -171,7 +188,7 @@ def test_recommendation_may_be_changed(run, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--max-megabytes", "0.1"], r"shapes-64 would take 0\.\d MB; allowed: at most 0.1 MB"),
+        (["--max-megabytes", "0.1"], r"shapes-64 would take \d\.\d MB; allowed: at most 0.1 MB"),
         (["--run", "nowhere"], "--run nowhere: holds no finished model"),
         (["--evaluation", "nowhere.json"], r"--evaluation nowhere\.json: cannot be read \(FileNotFoundError"),
         (["--card", "nowhere.md"], r"nowhere\.md"),
@@ -186,6 +203,16 @@ def test_mistakes_are_one_line_and_replace_nothing(run, released, tmp_path, caps
     _says(capsys, message)
     assert (copy / "unet" / "mark").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["shapes-64"]
+
+
+def test_a_run_whose_images_are_gone(run, tmp_path, capsys):
+    copy = Path(shutil.copytree(run, tmp_path / "run"))
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["data"]["dataset"] = str(tmp_path / "gone")
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    assert release(copy, tmp_path / "model") == 2
+    _says(capsys, r"config\.yaml: its training images cannot be read: .*gone")
+    assert not (tmp_path / "model").exists()
 
 
 def test_foreign_folder_is_not_overwritten(run, tmp_path, capsys):

@@ -58,7 +58,7 @@ def start_trackers(accelerator: Accelerator, folder: Path, run_name: str, config
         return
     run_id = _run_id(folder / "run_id")
     # trackio reads this when it is imported. A folder that a person has set shows all of their runs together.
-    os.environ.setdefault("TRACKIO_DIR", str(folder.resolve() / "trackio"))
+    os.environ.setdefault("TRACKIO_DIR", str(folder / "trackio"))
     arguments = {"trackio": _trackio_arguments(f"{run_name}-{run_id}", config)}
     if "wandb" in names:
         arguments["wandb"] = _wandb_arguments(folder, run_id, run_name, config)

@@ -10,6 +10,9 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
+from sd_pipeline.publishing.model_card import without_local_paths
+from sd_pipeline.stock_weights import safetensors_folder
+
 CLIP_OF_A_RUN = Path("text_encoder", "final", "clip")
 _ALLOWED = "allowed: folder or Hub name of a CLIPModel with its tokenizer"
 
@@ -19,7 +22,7 @@ class ClipJudge:
     """Both towers of a CLIP, with what goes before each of them.
 
     Args:
-        name (`str`): Where it comes from; without a local path for a run's own.
+        name (`str`): Where it comes from, without a local path.
         model (`transformers.CLIPModel`): The towers, in float32.
         tokenizer (`transformers.CLIPTokenizer`): Cuts at the longest prompt that the text tower takes.
         processor (`transformers.CLIPImageProcessorPil`): Resizes by Pillow, crops at the centre and normalises.
@@ -68,7 +71,7 @@ def load_clip_judge(pipeline: str | None, clip: str | None = None, device: torch
         name, clip = CLIP_OF_A_RUN.as_posix(), str(of_the_run)
     model = _load_model(clip)
     return ClipJudge(
-        name=str(name),
+        name=without_local_paths(str(name)),
         model=model.to(device),
         tokenizer=_load_tokenizer(clip, model.config.text_config),
         processor=_load_processor(clip, model.config.vision_config),
@@ -77,10 +80,13 @@ def load_clip_judge(pipeline: str | None, clip: str | None = None, device: torch
 
 def _load_model(place: str) -> Any:
     try:
-        config = AutoConfig.from_pretrained(place)
+        folder = safetensors_folder(place)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         if not isinstance(config, CLIPConfig):
             raise ValueError(f"is of the type {config.model_type!r}")
-        loaded: Any = CLIPModel.from_pretrained(place, config=config, dtype=torch.float32, output_loading_info=True)
+        loaded: Any = CLIPModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
         model, found = loaded
         # transformers draws at random what the file lacks.
         if found["missing_keys"]:

@@ -10,7 +10,9 @@ import yaml
 from huggingface_hub import EvalResult
 from huggingface_hub.repocard_data import eval_results_to_model_index
 
+from sd_pipeline.publishing.model_card import without_local_paths
 from training.data.shape_scenes import SPLITS
+from training.release.training_data import hub_dataset
 
 _RESULTS = re.compile(r"^## Results\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
@@ -65,23 +67,66 @@ def _title(body: str) -> str:
 
 
 def _model_index(present: list[dict[str, Any]], results: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Make the entry of the Hub: that of other suites, and the pass rates of this one, if it has some."""
-    kept = [r for model in present for r in model["results"] if r["dataset"]["type"] != results["suite"]]
-    rates: dict[str, float] = {}
-    if results["suite"] == "digits":
+    """Make the entry of the Hub: that of other suites, and what this one has measured."""
+    suite = results["suite"]
+    # Without a name of its task, a result is of the suite that its data set is called like.
+    kept = [r for model in present for r in model["results"] if r["task"].get("name", r["dataset"]["type"]) != suite]
+    measured = _of_captions(results) if suite == "captions" else _pass_rates(results)
+    added = eval_results_to_model_index(name, measured)[0]["results"] if measured else []
+    return {"model-index": [{"name": name, "results": kept + added}]} if kept or added else {}
+
+
+def _pass_rates(results: Mapping[str, Any]) -> list[EvalResult]:
+    suite, rates = results["suite"], dict[str, float]()
+    if suite == "digits":
         rates["ten captions"] = results["recognised_fraction"]
-    elif results["suite"] == "shapes":
+    elif suite == "shapes":
         rates = {split: results["score"][split]["passed"]["rate"] for split in SPLITS}
-    measured = [
+    return [
         EvalResult(
             task_type="text-to-image",
-            dataset_type=results["suite"],
-            dataset_name=f"{results['suite']}, {part}",
+            task_name=suite,
+            dataset_type=suite,
+            dataset_name=f"{suite}, {part}",
             metric_type="accuracy",
             metric_name="pictures that are as asked",
             metric_value=round(rate, 4),
         )
         for part, rate in rates.items()
     ]
-    added = eval_results_to_model_index(name, measured)[0]["results"] if measured else []
-    return {"model-index": [{"name": name, "results": kept + added}]} if kept or added else {}
+
+
+def _of_captions(results: Mapping[str, Any]) -> list[EvalResult]:
+    protocol, of_clip = results["protocol"], results["distances"]["clip"]
+    dataset, judge = protocol["dataset"], f"features of the CLIP {of_clip['clip']}"
+    score = results["clip_score"]["generated"]["mean"]
+    metrics = [
+        ("clip_score", f"CLIP score, {judge}", score),
+        *_distances(of_clip, "frechet_distance", "kernel_distance", judge),
+    ]
+    if "not_available" not in results["distances"]["inception"]:
+        metrics += _distances(results["distances"]["inception"], "fid", "kid", "features of Inception")
+    return [
+        EvalResult(
+            task_type="text-to-image",
+            task_name="captions",
+            dataset_type=hub_dataset(dataset) or without_local_paths(dataset),
+            dataset_name=f"{without_local_paths(dataset)}, {protocol['num_prompts']} captions",
+            dataset_split=protocol["dataset_split"],
+            metric_type=kind,
+            metric_name=told,
+            metric_value=float(f"{value:.4g}"),
+        )
+        for kind, told, value in metrics
+    ]
+
+
+def _distances(found: Mapping[str, Any], frechet: str, kernel: str, features: str) -> list[tuple[str, str, float]]:
+    of_all = found["generated_to_real"]
+    of_how_many = f"{of_all['num_images']} generated and as many real images, {features}"
+    if of_all["rank_deficient"]:
+        of_how_many += "; biased upwards, as there are no more images than features"
+    return [
+        (frechet, f"Frechet distance of {of_how_many}", of_all["frechet"]),
+        (kernel, f"kernel distance of {of_how_many.split(';')[0]}", of_all["kernel"]),
+    ]

@@ -78,7 +78,8 @@ def hardware_line(hardware: Mapping[str, Any]) -> str:
         hardware (`Mapping[str, Any]`): As above.
     """
     num_processes = hardware["num_processes"]
-    processor = f"{hardware['num_cores']} cores of {hardware['processor'] or 'a processor without a name'}"
+    name, num_cores = hardware["processor"], hardware["num_cores"]
+    processor = f"{num_cores} CPU cores" if name is None else f"{num_cores} cores of {name}"
     if hardware["accelerator"] is not None:
         return f"{num_processes} x {hardware['accelerator']}, {processor}"
     return f"{processor}, {num_processes} process{'es' if num_processes > 1 else ''}"

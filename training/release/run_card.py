@@ -29,6 +29,7 @@ class FinishedRun:
         parameters (`Mapping[str, int]`): Trained numbers of each of these stages.
         num_images (`int`): Training images.
         num_held_out (`int`): Images of the validation.
+        told_hardware (`str`, *optional*): What it was trained on, where a person says it better than the records.
     """
 
     config: Mapping[str, Any]
@@ -36,6 +37,7 @@ class FinishedRun:
     parameters: Mapping[str, int]
     num_images: int
     num_held_out: int
+    told_hardware: str | None = None
 
     def metadata(self) -> dict[str, Any]:
         """Make what the Hub is to know of licence, data and emissions; what is not known is left out."""
@@ -51,7 +53,7 @@ class FinishedRun:
                 "emissions": float(f"{spent.grams:.3g}"),
                 "source": "estimated as time x power x carbon intensity (Green Algorithms)",
                 "training_type": "fine-tuning" if is_finetuned else "pre-training",
-                "hardware_used": hardware_line(records[-1]["hardware"]),
+                "hardware_used": self.told_hardware or hardware_line(records[-1]["hardware"]),
             }
         return entries
 
@@ -68,8 +70,9 @@ class FinishedRun:
     def _cost(self) -> str:
         records = list(self.records.values())
         lines = dict.fromkeys(hardware_line(record["hardware"]) for record in records if "hardware" in record)
-        hardware = f"Hardware: {'; '.join(lines)}." if lines else "The hardware was not recorded."
-        return f"{hardware} {energy_text(records)}"
+        told = self.told_hardware or "; ".join(lines)
+        hardware = f"Hardware: {told}." if told else "The hardware was not recorded."
+        return f"{hardware}\n\n{energy_text(records)}"
 
     def _reproduce(self) -> str:
         hardware = list(self.records.values())[-1].get("hardware")
@@ -92,6 +95,18 @@ def versions() -> str:
         except PackageNotFoundError:
             continue
     return ", ".join(found)
+
+
+def used_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a configuration the networks that a run did not build, as it went on from a finished model.
+
+    Args:
+        config (`Mapping[str, Any]`): The configuration of the run.
+    """
+    if config["diffusion"].get("pretrained_model_name_or_path") is None:
+        return dict(config)
+    diffusion = {key: value for key, value in config["diffusion"].items() if key != "unet"}
+    return {key: value for key, value in config.items() if key != "autoencoder"} | {"diffusion": diffusion}
 
 
 def stages_table(
@@ -145,9 +160,12 @@ def results_to_come(dataset: str, repository: str, template: str) -> str:
         repository (`str`): The model, as it is given to `from_pretrained`.
         template (`str`): Name of the card's template.
     """
-    if template != "pipeline.md":
+    suites = {"digits": "--suite digits", "shapes": "--suite shapes"}
+    suite = suites.get(dataset, "--suite captions --dataset DATASET") if template == "pipeline.md" else None
+    if template == "inpainting.md" and dataset == "shapes":
+        suite = "--suite shapes-inpaint"
+    if suite is None:
         return "Nothing has been measured yet."
-    suite = f"--suite {dataset}" if dataset in ("digits", "shapes") else "--suite captions --dataset DATASET"
     return (
         "Nothing has been measured yet. In a checkout of `sd_pipeline`, this command measures the model and puts the "
         f"results here, with `--card`:\n\n```\naccelerate launch training/evaluate_model.py --model "

@@ -9,7 +9,6 @@ from typing import Any, cast
 import torch
 from PIL import Image
 
-from sd_pipeline import SDPipeline
 from sd_pipeline.pipelines.generation_pipeline import SDGenerationPipeline
 from training.evaluation.contact_sheet import Print, contact_sheet
 
@@ -39,20 +38,6 @@ def generate_samples(
         output = cast(Any, pipe)(**(own or {"batch_size": len(numbers)}), generator=generators, return_dict=False)
         pictures += output[0]
     return pictures
-
-
-def draw_samples(pipe: SDPipeline, prompts: Sequence[str]) -> bytes:
-    """Generate a picture of each prompt with the recommended call, picture i from the seed i, and draw a page.
-
-    Args:
-        pipe (`SDPipeline`): The model.
-        prompts (sequence of `str`): What is asked for.
-
-    Returns:
-        `bytes`: A PNG file.
-    """
-    pictures = generate_samples(pipe, len(prompts), {"prompt": prompts})
-    return png(page_of_samples(pictures, prompts))
 
 
 def page_of_samples(pictures: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:

@@ -88,9 +88,10 @@ def training_data_text(config: Mapping[str, Any], num_images: int, num_held_out:
             "configuration states it."
         )  # fmt: skip
     held_out = f"{num_held_out:,} others were held out" if num_held_out else "none were held out"
+    began_with = "\n\nThe model that it was trained on from has seen others, which its own card tells."
     return (
         f"{num_images:,} captioned images of {place} at {data['resolution']}x{data['resolution']} pixels; {held_out}. "
-        f"{description}\n\n{licence}"
+        f"{description}\n\n{licence}{began_with if _base_model(config) else ''}"
     )
 
 
@@ -101,9 +102,19 @@ def license_text(config: Mapping[str, Any]) -> str:
         config (`Mapping[str, Any]`): The configuration of the run.
     """
     name = (config.get("card") or {}).get("license")
-    if name is not None:
-        return f"The weights are under `{name}`, as their author states."
-    return (
+    text = (
         "None is stated. Without a licence nobody but the author has the right to use, change or pass on this model; "
         "`card.license` in the configuration, such as `apache-2.0`, states one."
     )
+    if name is not None:
+        text = f"The weights are under `{name}`, as their author states."
+    if (base := _base_model(config)) is not None:
+        text += (
+            f" `{base}`, from which it was trained on, has a licence of its own, whose terms may bind this one too."
+        )
+    return text
+
+
+def _base_model(config: Mapping[str, Any]) -> str | None:
+    path = (config.get("diffusion") or {}).get("pretrained_model_name_or_path")
+    return None if path is None else str(without_local_paths(path))

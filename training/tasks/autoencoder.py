@@ -116,7 +116,7 @@ class AutoencoderTask:
             return Validation()
         clip = None
         if self.clip_folder is not None:
-            clip = CLIPModel.from_pretrained(self.clip_folder)
+            clip = CLIPModel.from_pretrained(self.clip_folder, use_safetensors=True)
             clip.to(self.vae.device)  # type: ignore[arg-type]
         count = min(len(self.validation_dataset), VALIDATION_IMAGES)
         metrics, pairs = compare_reconstructions(self.vae, self.validation_dataset, count, clip)

@@ -12,6 +12,9 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 
 from sd_pipeline import SDAutoencoderKL, SDUNet2DConditionModel
+from sd_pipeline.pretrained_models import folder_or_name
+from sd_pipeline.publishing.repository_files import MissingFileError
+from sd_pipeline.stock_weights import safetensors_folder
 from training.config import AdversarialConfig, ConfigError, TextEncoderConfig, TrainConfig
 from training.tasks.patch_discriminator import PatchDiscriminator
 
@@ -77,18 +80,24 @@ def load_text_encoder(path: str) -> tuple[CLIPTokenizer, CLIPTextModel]:
             Diffusion has, or with both at its root, as every CLIP has.
 
     Raises:
-        ConfigError: If they cannot be loaded.
+        ConfigError: If they cannot be loaded, or the weights are pickles.
     """
-    errors = []
+    errors: list[Exception] = []
     for tokenizer_folder, model_folder in (("tokenizer", "text_encoder"), ("", "")):
         try:
-            tokenizer = CLIPTokenizer.from_pretrained(path, subfolder=tokenizer_folder)
-            model = CLIPTextModel.from_pretrained(path, subfolder=model_folder, dtype=torch.float32)
+            folder = safetensors_folder(path, model_folder)
+            tokenizer = CLIPTokenizer.from_pretrained(folder_or_name(path), subfolder=tokenizer_folder)
+            model = CLIPTextModel.from_pretrained(
+                folder, subfolder=model_folder, dtype=torch.float32, use_safetensors=True
+            )
         except (OSError, ValueError) as error:
-            errors.append(" ".join(str(error).split()))
+            errors.append(error)
         else:
             return tokenizer, model
-    raise ConfigError(f"text_encoder.pretrained_model_name_or_path = {path!r}: cannot be loaded ({errors[0]})")
+    # What is wrong with a model that is there says more than where else there is none.
+    told = next((one for one in errors if not isinstance(one, MissingFileError)), errors[0])
+    reason = " ".join(str(told).split())
+    raise ConfigError(f"text_encoder.pretrained_model_name_or_path = {path!r}: cannot be loaded ({reason})")
 
 
 def build_clip_model(config: TextEncoderConfig, tokenizer: CLIPTokenizer | None, resolution: int) -> CLIPModel:

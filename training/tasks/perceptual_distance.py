@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoModel
 from transformers.utils import cached_file
 
+from sd_pipeline.stock_weights import safetensors_folder
 from training.config import ConfigError
 
 MISSING_CLIP = (
@@ -95,8 +96,9 @@ def load_perceptual_distance(path: str | Path) -> PerceptualDistance:
         ConfigError: If it cannot be loaded, or has no layers to compare.
     """
     try:
-        model = AutoModel.from_pretrained(str(path), dtype=torch.float32)
-        file = cached_file(str(path), "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+        folder = safetensors_folder(path)
+        model = AutoModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False)
+        file = cached_file(folder, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(f"{_KEY} = {str(path)!r}: cannot be loaded ({' '.join(str(error).split())})") from error
     preprocessing: dict[str, Any] = {} if file is None else json.loads(Path(file).read_text(encoding="utf-8"))

@@ -68,7 +68,9 @@ def test_what_is_said_of_data(tmp_path):
 def test_the_licence_is_one_that_the_hub_knows():
     assert {"apache-2.0", "mit", "cc-by-4.0", "creativeml-openrail-m", "openrail++", "other"} <= HUB_LICENSES
     assert "None is stated" in license_text({"card": {"license": None}})
-    assert "`mit`" in license_text({"card": {"license": "mit"}})
+    assert license_text({"card": {"license": "mit"}}) == "The weights are under `mit`, as their author states."
+    base = {"diffusion": {"pretrained_model_name_or_path": "/home/me/base"}}
+    assert "`base`, from which it was trained on, has a licence of its own" in license_text(base)
     with pytest.raises(ConfigError, match=r"card\.license = 'Apache': must be null, or one of"):
         CardConfig(license="Apache")
 
@@ -107,7 +109,7 @@ Text.
 def test_results_take_the_place_of_older_ones():
     digits = {"suite": "digits", "recognised_fraction": 0.5}
     card = with_results(CARD, digits, "half of all", "the command")
-    card = with_results(card, {"suite": "captions"}, "other table", "another command")
+    card = with_results(card, {"suite": "shapes-inpaint"}, "other table", "another command")
     card = with_results(card, {**digits, "recognised_fraction": 0.75}, "three quarters", "the command")
     assert "Nothing has been measured" not in card
     assert "half of all" not in card
