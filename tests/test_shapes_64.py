@@ -9,10 +9,12 @@ import sys
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from huggingface_hub import ModelCard
 
 from sd_pipeline import SDPipeline
 from sd_pipeline.pretrained_models import DEFAULT_MODEL
 from tests.source_files import ROOT
+from training.data.shape_scenes import SPLITS
 from training.evaluation.suite_shapes import TruthScenes
 from training.evaluation.truth import check
 
@@ -40,9 +42,20 @@ def test_its_card_shows_its_score_and_how_to_reproduce_it():
     assert "--suite shapes" in card
     assert "seen" in card
     assert "pair" in card
-    for picture in ("samples.png", "training_curve.png"):
-        assert picture in card
+    for picture in ("samples.png", "training_curve.png", "nearest_training_images.png"):
+        assert f"]({picture})" in card
         assert (FOLDER / picture).is_file()
+
+
+def test_its_card_has_what_every_card_has():
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    for told in ("## Training data", "Licence of the data:", "Energy: about", "Nearest among", "training/train.py"):
+        assert told in card
+    data = ModelCard(card).data
+    assert data.license == "apache-2.0"
+    assert data.co2_eq_emissions["emissions"] > 0
+    assert [entry["text"] for entry in data.widget]
+    assert {result.dataset_split for result in data.eval_results} == set(SPLITS)
 
 
 def test_its_recommended_call_is_the_default():
