@@ -165,9 +165,8 @@ accelerator = Accelerator(cpu=True)
 folder = Path(sys.argv[1])
 config = tiny_train_config(
     autoencoder__adversarial={"scale": 0.5, "start_step": 5, "base_channels": 8, "num_layers": 2},
-    autoencoder__max_train_steps=50,
+    autoencoder__max_train_steps=20,
     autoencoder__train_batch_size=8 // accelerator.num_processes,
-    autoencoder__likelihood="laplace",
     autoencoder__kl_scale=1e-3,
 )
 task = AutoencoderTask(config, some_digits(64), None)
@@ -183,7 +182,11 @@ torch.save(weights, folder / f"{accelerator.process_index}-of-{accelerator.num_p
 
 @pytest.mark.slow
 def test_two_processes_keep_both_networks_equal(tmp_path):
-    """After 50 steps the same bits on both ranks; before, the numbers of one process with the whole batch."""
+    """After 20 steps the same bits on both ranks, and on the way the numbers of one process with the whole batch.
+
+    The likelihood is the Gaussian one, which is smooth. With the absolute error, a pixel that is reconstructed exactly
+    has a gradient whose sign is that of a rounding error, and one such pixel changes the adaptive weight by 1e-2.
+    """
     for num_processes in (1, 2):
         script = tmp_path / "train.py"
         script.write_text(TRAIN)
@@ -199,10 +202,10 @@ def test_two_processes_keep_both_networks_equal(tmp_path):
         for by in (1, 2)
     }
     logged = {by: {row["step"]: row for row in rows[by] if "loss" in row} for by in (1, 2)}
-    assert "discriminator_loss" in logged[1][50]
-    # Later steps drift apart by rounding, which such a game amplifies.
-    for step in range(1, 11):
+    assert "discriminator_loss" in logged[1][20]
+    # Rounding makes a difference of 5e-6.
+    for step in range(1, 21):
         for name in ("loss", "adaptive_weight", "discriminator_loss"):
             if name in logged[1][step]:
                 one, two = logged[1][step][name], logged[2][step][name]
-                assert two == pytest.approx(one, rel=1e-3, abs=1e-5), (step, name)
+                assert two == pytest.approx(one, rel=1e-4), (step, name)
