@@ -6,6 +6,7 @@ import io
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -80,39 +81,61 @@ def fix_seed(page: Page, seed: int) -> None:
 
 
 def upload(page: Page, task: str, path: Path) -> None:
+    """Choose a file, and wait until its picture is there; for inpainting, until the brush is at hand too."""
     page.set_input_files(f"#{task}_picture input[type=file]", path)
+    page.wait_for_selector(
+        f"#{task}_picture button[aria-label='Brush Size']" if task == "inpaint" else f"#{task}_picture img"
+    )
 
 
 def paint(page: Page) -> None:
-    """Draw a line from left to right through the middle of the picture, an eighth of its size above the centre."""
-    page.wait_for_timeout(2000)
+    """Draw a horizontal line through the middle of the picture, and wait until it is seen."""
     box = page.locator("#inpaint_picture canvas").first.bounding_box()
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(x - 60, y)
     page.mouse.down()
-    for step in range(13):
-        page.mouse.move(x - 60 + 10 * step, y)
+    # Without a GPU, every stop takes a browser up to seconds.
+    page.mouse.move(x + 60, y, steps=4)
     page.mouse.up()
-    page.wait_for_timeout(1000)
+    centre = {"x": x - 2, "y": y - 2, "width": 4, "height": 4}
+    until = time.monotonic() + TIMEOUT / 1000
+    while (_pixels(page.screenshot(clip=centre)) != 255).any():
+        assert time.monotonic() < until, "no line was drawn"
+        page.wait_for_timeout(100)
 
 
 def press(page: Page, task: str) -> None:
-    """Start a task, once what was shown before is gone."""
-    page.evaluate("document.querySelector('#status').dataset.before = document.querySelector('#status').innerText")
+    """Start a task, once it is marked what stands on the page from before."""
+    page.evaluate(
+        """() => {
+            const status = document.querySelector('#status');
+            status.dataset.before = status.innerText;
+            document.querySelectorAll('.toast-body').forEach(error => { error.dataset.before = 'yes' });
+        }"""
+    )
     page.click(f"#{task}_button")
 
 
 def made(page: Page, num_images: int = 1) -> list[np.ndarray]:
-    """Wait for the pictures of the call that was started last."""
-    page.wait_for_function(
-        "(() => { const s = document.querySelector('#status');"
-        " return s.innerText.startsWith('Seed') && s.innerText !== s.dataset.before })()"
-    )
+    """Wait for the pictures of the call that was started last, or for the error that it shows instead."""
+    error = page.wait_for_function(
+        """() => {
+            const status = document.querySelector('#status'), told = status.innerText;
+            if (told.startsWith('Seed') && told !== status.dataset.before) return 'none';
+            return document.querySelector('.toast-body:not([data-before])')?.innerText;
+        }"""
+    ).json_value()
+    assert error == "none"
     page.wait_for_timeout(500)
     shown = page.locator("#gallery .grid-container img")
+    shown.nth(num_images - 1).wait_for()
     assert shown.count() == num_images
     urls = [shown.nth(index).get_attribute("src") for index in range(num_images)]
-    return [np.asarray(Image.open(io.BytesIO(page.request.get(url).body())).convert("RGB")) for url in urls]
+    return [_pixels(page.request.get(url).body()) for url in urls]
+
+
+def _pixels(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
 
 
 def wait_for_error(page: Page, text: str) -> None:
