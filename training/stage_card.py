@@ -21,7 +21,6 @@ from sd_pipeline.publishing.stock_layout import is_stock
 from training.config import TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.pictures import to_picture
-from training.engine.interruption import RunStopped
 from training.engine.run_folder import RunFolder
 from training.engine.task import Task
 from training.evaluation.reconstruction import reconstruct
@@ -89,8 +88,6 @@ class CardMaker:
                 else:
                     return
             (folder / CARD_FILE).write_text(card, encoding="utf-8")
-        except RunStopped:
-            raise
         except Exception:  # A training is worth more than its card.
             logger.warning("no model card could be written; the weights are whole", exc_info=True)
 
@@ -236,8 +233,6 @@ def _attempt(what: str, make: Callable[[], str]) -> str:
     """Make a part of a card, or say in its place that it could not be made."""
     try:
         return make()
-    except RunStopped:
-        raise
     except Exception as error:  # No part is worth the rest of the card.
         logger.warning("the model card goes without a part: %s", what, exc_info=True)
         return f"{what} could not be made when the training ended ({type(error).__name__})."

@@ -15,8 +15,11 @@ _PR_SET_PDEATHSIG = 1
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class RunStopped(Exception):  # noqa: N818 - it is no error
-    """A signal asked the run to stop, and its state has been saved."""
+class RunStopped(BaseException):
+    """A signal asked the run to stop, and its state has been saved.
+
+    It is raised in whatever runs at the moment, so it must not be an `Exception`, which libraries catch and pass over.
+    """
 
 
 class StopSignal:

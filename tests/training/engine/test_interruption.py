@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from torch.utils.data import DataLoader
@@ -33,6 +34,12 @@ def test_the_old_handlers_come_back():
 def test_where_nothing_can_be_lost_a_signal_stops_at_once(stop_signal, number):
     with pytest.raises(RunStopped, match=f"stopped by {number.name}"):
         signal.raise_signal(number)
+
+
+def test_no_library_passes_over_a_stop(stop_signal):
+    """A parser of arguments did, and went on with half of them."""
+    with pytest.raises(RunStopped), suppress(Exception):
+        signal.raise_signal(signal.SIGTERM)
 
 
 def receive(stop_signal: StopSignal, numbers: list[int], noted: list[str | None]) -> None:
