@@ -111,6 +111,21 @@ def run_training(
     )
 
 
+def train(arguments: Sequence[str], num_processes: int = 1, **variables: str) -> None:
+    """Train to a good end: alone in this process, which has imported everything already, or in several new ones."""
+    if num_processes > 1:
+        process = run_training(arguments, num_processes, **variables)
+        assert process.returncode == 0, process.stderr
+        return
+    # Not above: the scripts of tests import this module, and need no trainer.
+    from accelerate.state import AcceleratorState
+
+    from training.train import main
+
+    AcceleratorState._reset_state(reset_partial_state=True)  # The last run may have had another precision.
+    assert main(arguments) == 0
+
+
 def run_script(script: Path, num_processes: int, *arguments: str, **variables: str) -> None:
     """Run a script of a test in some processes that talk over gloo, and see that it succeeds."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]

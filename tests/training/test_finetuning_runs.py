@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from sd_pipeline import SDInpaintPipeline, SDPipeline
 from tests.components import tiny_components
-from tests.training.runs import TIMEOUT, environment, rows, run_training, write_config
+from tests.training.runs import TIMEOUT, environment, rows, train, write_config
 from training.train import main
 
 PROMPT = "a handwritten three"
@@ -56,8 +56,7 @@ def run_of(base: Path, folder: Path, **diffusion: Any) -> Path:
 
 
 def trained(base: Path, folder: Path, *overrides: str, **diffusion: Any) -> Path:
-    process = run_training(["--config", str(run_of(base, folder, **diffusion)), *overrides])
-    assert process.returncode == 0, process.stderr
+    train(["--config", str(run_of(base, folder, **diffusion)), *overrides])
     return folder / "out"
 
 
@@ -130,8 +129,7 @@ def test_a_training_state_holds_what_is_trained_and_nothing_else(adapters):
 
 def test_adapters_resume_to_the_bit(base, adapters, tmp_path):
     out = trained(base, tmp_path, "--diffusion.max_train_steps=2", lora=LORA, train_text_encoder=True)
-    process = run_training(["--config", str(tmp_path / "run.yaml")])
-    assert process.returncode == 0, process.stderr
+    train(["--config", str(tmp_path / "run.yaml")])
     assert [row["loss"] for row in rows(out, "diffusion")] == [row["loss"] for row in rows(adapters, "diffusion")]
     for file in ("model", "ema", "optimizer"):
         resumed, whole = (

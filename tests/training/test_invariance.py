@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.data.shards import write_digit_tars
-from tests.training.runs import ROOT, TIMEOUT, environment, launch_command, rows, run_script, tiny_config, write_config
+from tests.training.runs import rows, run_script, tiny_config, train, write_config
 
 pytestmark = pytest.mark.slow
 
@@ -49,22 +48,11 @@ def prepared(request, tmp_path_factory):
 
 def run(config: Path, out: Path, split: tuple[int, int, bool], *arguments: str) -> None:
     num_processes, accumulation, is_sharded = split
-    variables = {"ACCELERATE_USE_CPU": "true"} if num_processes > 1 else {}
-    if is_sharded:
-        variables |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+    variables = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if is_sharded else {}
     line = ["--config", str(config), f"--output_dir={out}", *arguments]
     line.append(f"--diffusion.train_batch_size={GLOBAL_BATCH // num_processes // accumulation}")
     line.append(f"--diffusion.gradient_accumulation_steps={accumulation}")
-    process = subprocess.run(
-        launch_command(line, num_processes),
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        cwd=ROOT,
-        check=False,
-    )
-    assert process.returncode == 0, process.stderr
+    train(line, num_processes, **variables)
 
 
 def trained(prepared, tmp_path: Path, *parts: tuple[int, tuple[int, int, bool]]) -> tuple[torch.Tensor, dict]:
