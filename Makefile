@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Two test processes; a file stays in one of them.
-TEST_FLAGS ?= -n 2 --dist loadfile
+# Two test processes; a file stays in one of them. They take the files in the order of tests/conftest.py.
+TEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-all lint types format clean
 .DELETE_ON_ERROR:

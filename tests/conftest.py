@@ -1,4 +1,7 @@
-"""One thread a test process: several run side by side, and results do not depend on the number of cores."""
+"""One thread a test process: several run side by side, and results do not depend on the number of cores.
+
+Files that take minutes come first: begun last, one of them would keep one process busy while the others have no more.
+"""
 
 import os
 
@@ -8,3 +11,22 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 
 torch.set_num_threads(1)
+
+LONGEST = [
+    "test_learning.py",
+    "test_demo.py",
+    "test_publishing_runs.py",
+    "test_invariance.py",
+    "test_training_runs.py",
+    "test_single_file.py",
+    "test_page_in_browser.py",
+    "test_stopping_runs.py",
+    "test_hub_faults.py",
+    "test_pipeline_inpaint.py",
+    "test_finetuning_runs.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))

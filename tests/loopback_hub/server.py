@@ -42,6 +42,8 @@ class Handler(BaseHTTPRequestHandler):
     """Answers one connection."""
 
     protocol_version = "HTTP/1.1"
+    # Head and body are written one after the other; the body would wait for the client's late acknowledgement.
+    disable_nagle_algorithm = True
     hub: Hub
 
     def log_message(self, *arguments: Any) -> None:

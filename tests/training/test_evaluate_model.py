@@ -161,8 +161,8 @@ def test_results_lie_beside_a_run_and_in_no_package(tmp_path, monkeypatch):
         assert default_output(str(packaged)) == outputs / "shapes-64"
 
 
-def evaluated(arguments: list[str], num_processes: int) -> subprocess.CompletedProcess[str]:
-    command = [*launch_command([], num_processes)[:-1], str(EVALUATE), *arguments]
+def evaluated_by_two(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    command = [*launch_command([], 2)[:-1], str(EVALUATE), *arguments]
     variables = environment(ACCELERATE_USE_CPU="true")
     return subprocess.run(
         command, env=variables, capture_output=True, text=True, timeout=TIMEOUT, cwd=ROOT, check=False
@@ -173,17 +173,13 @@ def evaluated(arguments: list[str], num_processes: int) -> subprocess.CompletedP
 @pytest.mark.parametrize(("suite", "num_prompts"), [("shapes", 3), ("digits", 20)])
 def test_processes_share_the_work(model, tmp_path, suite, num_prompts):
     """Three batches, so that one process has more than the other."""
-    for num_processes in (1, 2):
-        arguments = ["--model", str(model), "--suite", suite, "--num-prompts", str(num_prompts)]
-        arguments += [
-            "--batch-size",
-            str(4 if suite == "shapes" else 8),
-            "--output",
-            str(tmp_path / str(num_processes)),
-        ]
-        run = evaluated(arguments, num_processes)
-        assert run.returncode == 0, run.stderr
-        assert run.stdout.count("written:") == 1
+    batch_size = 4 if suite == "shapes" else 8
+    arguments = ["--model", str(model), "--suite", suite, "--num-prompts", str(num_prompts)]
+    arguments += ["--batch-size", str(batch_size), "--output"]
+    assert main([*arguments, str(tmp_path / "1")]) == 0
+    run = evaluated_by_two([*arguments, str(tmp_path / "2")])
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("written:") == 1
     one, two = (read(tmp_path / number / f"{suite}.json") for number in ("1", "2"))
     del one["seconds"], two["seconds"]
     assert one == two
@@ -193,6 +189,6 @@ def test_processes_share_the_work(model, tmp_path, suite, num_prompts):
 
 @pytest.mark.slow
 def test_bad_input_is_told_once(model):
-    run = evaluated(["--model", str(model), "--suite", "digits", "--num-prompts", "15"], 2)
+    run = evaluated_by_two(["--model", str(model), "--suite", "digits", "--num-prompts", "15"])
     assert run.returncode != 0
     assert run.stderr.count("allowed for digits: multiples of 10") == 1

@@ -93,7 +93,7 @@ def loopback_hub(name: str, files: Mapping[str, bytes]) -> Iterator[tuple[str, l
     ranges: list[str] = []
     handler = type("Handler", (_Handler,), {"name": name, "files": files, "ranges": ranges})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, daemon=True, kwargs={"poll_interval": 0.02}).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}", ranges
     finally:
