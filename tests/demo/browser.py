@@ -82,10 +82,12 @@ def fix_seed(page: Page, seed: int) -> None:
 
 def upload(page: Page, task: str, path: Path) -> None:
     """Choose a file, and wait until its picture is there; for inpainting, until the brush is at hand too."""
-    page.set_input_files(f"#{task}_picture input[type=file]", path)
-    page.wait_for_selector(
-        f"#{task}_picture button[aria-label='Brush Size']" if task == "inpaint" else f"#{task}_picture img"
-    )
+    picture = f"#{task}_picture"
+    if task == "inpaint":
+        # The editor takes files before its two canvases are ready, and loses them.
+        page.locator(f"{picture} canvas").nth(1).wait_for(state="attached")
+    page.set_input_files(f"{picture} input[type=file]", path)
+    page.wait_for_selector(f"{picture} button[aria-label='Brush Size']" if task == "inpaint" else f"{picture} img")
 
 
 def paint(page: Page) -> None:
