@@ -13,9 +13,11 @@ import torch
 torch.set_num_threads(1)
 
 LONGEST = [
+    "test_full_size.py",
     "test_learning.py",
     "test_demo.py",
     "test_publishing_runs.py",
+    "test_background_pushes.py",
     "test_invariance.py",
     "test_training_runs.py",
     "test_single_file.py",
