@@ -213,6 +213,7 @@ def test_a_stage_that_is_half_done_is_not_passed_over(finished, tmp_path, capsys
     assert not (half / "diffusion").exists()
 
 
+@pytest.mark.slow
 def test_two_processes_train_every_stage(tmp_path):
     """Contrastive training compares the pairs of both processes; the others synchronise their gradients.
 
