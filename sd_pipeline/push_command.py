@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import sys
 from pathlib import Path
 
@@ -92,14 +90,3 @@ def _push_spool(output_dir: Path, retries: int) -> None:
         check_target(pending.repo_id)
     for sent in send_spool(output_dir, Backoff(retries)):
         print(f"{sent.repo_id} ({sent.revision}) holds {sent.folder}, commit {sent.commit}")
-    _settle_status(output_dir)
-
-
-def _settle_status(output_dir: Path) -> None:
-    """Say in the status of the run that nothing waits any more."""
-    file = output_dir / "status.json"
-    if file.is_file() and json.loads(file.read_text(encoding="utf-8")).get("state") == "push_pending":
-        aside = file.with_suffix(".new")
-        status = {"state": "finished", "exit_code": 0, "message": "finished and pushed"}
-        aside.write_text(json.dumps(status) + "\n", encoding="utf-8")
-        os.replace(aside, file)

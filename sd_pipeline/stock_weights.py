@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,6 +80,25 @@ def safetensors_folder(name: str | os.PathLike, subfolder: str = "", variant: st
     return folder
 
 
+@contextmanager
+def asked_of_hub(name: str) -> Iterator[None]:
+    """Say in one line why a repository could not be had, whatever the client raises in the `with` block.
+
+    Args:
+        name (`str`): What is asked for.
+
+    Raises:
+        OSError: In the place of the client's errors.
+    """
+    try:
+        yield
+    except HFValidationError as error:
+        raise OSError(f"{name!r} is neither a folder nor the name of a repository on the Hub") from error
+    except OSError as error:
+        reason = str(error.__cause__ or error).strip().splitlines()[0]
+        raise OSError(f"{name!r} is not a folder, and the Hub has not sent it: {reason}") from error
+
+
 def _download(name: str, subfolder: str, variant: str | None, hub: dict[str, Any]) -> str:
     suffix, shard = f".{variant}" if variant else "", "-?????-of-?????"
     # Of transformers, and of diffusers; shards of a variant have been named in two ways.
@@ -85,13 +106,8 @@ def _download(name: str, subfolder: str, variant: str | None, hub: dict[str, Any
     stems += [f"diffusion_pytorch_model{shard}{suffix}"]
     files = ("*.json", "*.txt", *(f"{stem}.safetensors" for stem in stems))
     wanted = [f"{subfolder}/{file}" if subfolder else file for file in files]
-    try:
+    with asked_of_hub(name):
         folder = snapshot_download(name, allow_patterns=wanted, **hub)
-    except HFValidationError as error:
-        raise OSError(f"{name!r} is neither a folder nor the name of a repository on the Hub") from error
-    except OSError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        raise OSError(f"{name!r} is not a folder, and the Hub has not sent it: {reason}") from error
     place = Path(folder, subfolder)
     if (place / "config.json").is_file() and not any(place.glob("*.safetensors")):
         raise PickleError(f"{Path(name, subfolder).as_posix()} has no safetensors, only other weights")

@@ -10,7 +10,7 @@ from safetensors.torch import save
 
 from sd_pipeline.cli import main
 from sd_pipeline.publishing.hub_push import Target
-from sd_pipeline.publishing.hub_spool import read_spool, spool_push
+from sd_pipeline.publishing.hub_spool import WHEN_SENT, read_spool, spool_push
 from tests.loopback_hub.faults import FAULTS, fault_at, no_faults
 from tests.loopback_hub.hub import TOKEN
 from tests.publishing.hub_pushes import NAME, commits_of, hub, write_folder
@@ -40,7 +40,9 @@ def test_a_folder_is_pushed(run, hub, capsys):
 
 
 def test_what_waits_in_a_run_is_pushed_once(run, hub, capsys):
-    (run / "status.json").write_text(json.dumps({"state": "push_pending", "exit_code": 76, "message": ""}))
+    (run / "status.json").write_text('{"state": "push_pending"}')
+    (run / WHEN_SENT).mkdir(parents=True)
+    (run / WHEN_SENT / "status.json").write_text('{"state": "finished"}')
     spool_push(run, "pipeline", Target(NAME), "Model after 4 steps")
     hub.schedule = fault_at(FAULTS["401"], "/commit/")
     with pytest.raises(SystemExit) as ended:

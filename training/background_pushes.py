@@ -1,6 +1,7 @@
-"""What goes to the Hub while a training goes on: the model as it stands, and training states. It costs no step.
+"""What goes to the Hub while a training goes on: the model as it stands, and training states.
 
-The training writes what is to be sent into `OUTPUT_DIR/outgoing` and the spool. A process of low priority, which is
+Whatever the Hub does, the training takes no notice; only writing the model takes some of its time. It writes what is
+to be sent into `OUTPUT_DIR/outgoing` and the spool. A process of low priority, which is
 `sd-pipeline push OUTPUT_DIR`, tries it out and sends it; what it cannot send waits in the spool.
 """
 

@@ -79,7 +79,8 @@ def export_state(folder: Path, config: TrainConfig, run: RunFolder, checkpoint: 
             shutil.copytree(run.result(earlier), place / earlier / "final", copy_function=share_file)
             write_json(record, place / earlier / "finished.json")
     write_json(without_local_paths(dataclasses.asdict(config)), place / _CONFIG_FILE)
-    write_json({"rows": run.metrics_file.read_text(encoding="utf-8").splitlines()}, place / _METRICS_FILE)
+    rows = run.metrics_file.read_text(encoding="utf-8").splitlines() if run.metrics_file.is_file() else []
+    write_json({"rows": rows}, place / _METRICS_FILE)
     step = copy.name.rpartition("-")[2]
     where = {"repository": str(config.hub.hub_model_id), "revision": config.hub.state_revision}
     card = Template(_TEMPLATE.read_text(encoding="utf-8")).substitute(where, stage=stage, step=step)
@@ -139,9 +140,9 @@ def fetch_state(source: HubState, config: TrainConfig, run: RunFolder) -> None:
     place, own = aside / FOLDER, dataclasses.asdict(config)
     saved = _with_own_paths(read_json(place / _CONFIG_FILE), own)
     check_resumable(saved, config, str(source))
-    for file in place.rglob("config.json"):
-        check_component(file.parent)
     for stage in STAGES:
+        for file in (place / stage).rglob("config.json"):
+            check_component(file.parent)
         for checkpoint in list_checkpoints(place / stage):
             verify_checkpoint(checkpoint)
             shutil.rmtree(run.stage(stage), ignore_errors=True)
@@ -180,11 +181,11 @@ def _download(source: HubState, aside: Path) -> None:
 
 def _with_own_paths(saved: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Put the resuming run's paths where the configuration on the Hub has the last parts of them."""
-    return {
-        key: _with_own_paths(value, own[key])
-        if isinstance(value, Mapping) and isinstance(own.get(key), Mapping)
-        else own[key]
-        if key in own and value == without_local_paths(own[key])
-        else value
-        for key, value in saved.items()
-    }
+    config: dict[str, Any] = {}
+    for key, value in saved.items():
+        here = own.get(key)
+        if isinstance(value, Mapping) and isinstance(here, Mapping):
+            config[key] = _with_own_paths(value, here)
+        else:
+            config[key] = here if value == without_local_paths(here) else value
+    return config

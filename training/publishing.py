@@ -6,12 +6,12 @@ import shutil
 
 from sd_pipeline.publishing.hub_push import PushError, Target, check_target
 from sd_pipeline.publishing.hub_retry import Backoff
-from sd_pipeline.publishing.hub_spool import send_spool, spool_push, withdraw_push
+from sd_pipeline.publishing.hub_spool import WHEN_SENT, send_spool, spool_push, withdraw_push
 from sd_pipeline.publishing.variants import add_fp16_variant
 from training.background_pushes import OUTGOING
 from training.config import ConfigError, TrainConfig
 from training.engine.run_folder import RunFolder
-from training.engine.run_status import RunState
+from training.engine.run_status import RunState, write_status
 
 
 def check_hub(config: TrainConfig) -> None:
@@ -58,6 +58,7 @@ def publish(config: TrainConfig, folder: RunFolder) -> tuple[RunState, str]:
         spool_push(folder.path, model.relative_to(folder.path).as_posix(), target, f"Model after {steps} steps")
         send_spool(folder.path, Backoff(hub.push_retries))
     except (PushError, ValueError) as error:
+        write_status(folder.path / WHEN_SENT, RunState.FINISHED, f"{message}; pushed to {target.repo_id}")
         later = f"`sd-pipeline push {folder.path}`, or the same command again, pushes the model"
         return RunState.PUSH_PENDING, f"{message}; {error}; {later}"
     return RunState.FINISHED, f"{message}; pushed to {target.repo_id} ({target.revision})"

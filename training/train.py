@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from transformers.utils.logging import disable_progress_bar
 
+from sd_pipeline.publishing.hub_spool import WHEN_SENT
 from sd_pipeline.publishing.model_card import without_local_paths
 from sd_pipeline.publishing.repository_files import RepositoryError
 from training.background_pushes import BackgroundPushes
@@ -127,6 +129,7 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
         check_cache_folder(Path(config.latent_cache_dir).expanduser(), fingerprint_of(datasets[0]))
     accelerator = start_accelerator(config)
     if accelerator.is_main_process:
+        shutil.rmtree(folder.path / WHEN_SENT, ignore_errors=True)  # A push would call the run finished.
         write_status(folder.path, RunState.RUNNING, f"training {', '.join(pending)}")
         write_text(config_to_yaml(config), folder.config_file)
         run_name = folder.path.resolve().name

@@ -12,7 +12,6 @@ import torch
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HFValidationError
 from torch import nn
 from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel
 
@@ -25,6 +24,7 @@ from sd_pipeline.publishing.repository_check import ModelFactory, check_reposito
 from sd_pipeline.publishing.repository_files import PickleError, read_json
 from sd_pipeline.publishing.repository_trust import INDEX_FILE, check_index
 from sd_pipeline.publishing.single_file import load_single_file, save_single_file
+from sd_pipeline.stock_weights import asked_of_hub
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -197,17 +197,15 @@ class StockRepositoryPipeline(DiffusionPipeline):
 
 def _download(pipeline_class: type[DiffusionPipeline], name: str, kwargs: Mapping[str, Any]) -> str:
     hub = {key: kwargs[key] for key in ("cache_dir", "force_download", "token", "revision") if key in kwargs}
-    try:
+    with asked_of_hub(name):
         # Alone and first: it tells whether the rest is wanted.
         index = read_json(
             Path(hf_hub_download(name, INDEX_FILE, **hub, local_files_only=bool(kwargs.get("local_files_only"))))
         )
         check_index(index, name, kwargs.keys(), bool(kwargs.get("trust_remote_code")))
-        return os.fspath(pipeline_class.download(name, **kwargs))
-    except HFValidationError as error:
-        raise OSError(f"{name!r} is neither a folder nor the name of a repository on the Hub") from error
-    except OSError as error:
-        reason = str(error.__cause__ or error).strip().splitlines()[0]
-        if "`safetensors` weights" in reason:
-            raise PickleError(f"{name} has weights that are pickles") from error
-        raise OSError(f"{name!r} is not a folder, and the Hub has not sent it: {reason}") from error
+        try:
+            return os.fspath(pipeline_class.download(name, **kwargs))
+        except OSError as error:
+            if "`safetensors` weights" in str(error):
+                raise PickleError(f"{name} has weights that are pickles") from error
+            raise

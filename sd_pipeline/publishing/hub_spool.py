@@ -2,6 +2,7 @@
 
 A push is written down before it is tried, one file a branch, `OUTPUT_DIR/spool/BRANCH.json`. What a crash, an outage
 or a refused token leaves undone is thereby known to `sd-pipeline push OUTPUT_DIR`, and to the next run of training.
+Files in `OUTPUT_DIR/spool/when_sent` take their places in `OUTPUT_DIR` as soon as nothing waits any more.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ from sd_pipeline.publishing.hub_retry import Backoff
 from sd_pipeline.publishing.manifest import file_digest
 from sd_pipeline.publishing.repository_check import RepositoryError, read_json
 from sd_pipeline.publishing.staging import publishable_files
+
+WHEN_SENT = Path("spool", "when_sent")
+"""Where in a run's folder lies what it is to hold when everything has been sent."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,9 @@ def send_spool(output_dir: Path, backoff: Backoff | None = None) -> list[Spooled
             # What was asked for since, while this was on its way, still waits.
             if push in read_spool(output_dir):
                 _write(output_dir, sent[-1])
+    if all(push.commit is not None for push in read_spool(output_dir)):
+        for file in (output_dir / WHEN_SENT).glob("*"):
+            os.replace(file, output_dir / file.name)
     return sent
 
 

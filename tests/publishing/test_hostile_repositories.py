@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from sd_pipeline import SDPipeline
 from sd_pipeline.publishing.manifest import write_manifest
 from sd_pipeline.publishing.repository_files import RepositoryError
 from tests.components import tiny_components
+from tests.publishing.canary import canary
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"
@@ -48,17 +48,7 @@ def nothing_is_loaded(monkeypatch):
     monkeypatch.setattr(ModelMixin, "from_pretrained", fail)
 
 
-class Canary:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.file),)
-
-
-def canary(repository: Path) -> Path:
+def mark_of(repository: Path) -> Path:
     return repository.parent / "canary"
 
 
@@ -79,17 +69,17 @@ def own(**facts: Any) -> Trick:
 
 
 def pickled(repository: Path, file: str = UNET, name: str = "diffusion_pytorch_model.bin") -> None:
-    (repository / file).with_name(name).write_bytes(pickle.dumps(Canary(canary(repository))))
+    (repository / file).with_name(name).write_bytes(canary(mark_of(repository)))
     (repository / file).unlink(missing_ok=True)
 
 
 def pickle_named_safetensors(repository: Path) -> None:
-    (repository / UNET).write_bytes(pickle.dumps(Canary(canary(repository))))
+    (repository / UNET).write_bytes(canary(mark_of(repository)))
 
 
 def code(file: str, **changes: Any) -> Trick:
     def trick(repository: Path) -> None:
-        (repository / file).write_text(f"import os\nos.mkdir({str(canary(repository))!r})\nclass Model: pass\n")
+        (repository / file).write_text(f"import os\nos.mkdir({str(mark_of(repository))!r})\nclass Model: pass\n")
         if changes:
             edit("model_index.json", **changes)(repository)
 
@@ -254,7 +244,7 @@ def test_tricks_are_refused_in_one_line(name, repository, nothing_is_loaded):
         SDPipeline.from_pretrained(repository)
     assert str(raised.value).isprintable()
     assert len(str(raised.value)) < 600
-    assert not canary(repository).exists()
+    assert not mark_of(repository).exists()
     assert time.monotonic() - began < 30
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -16,21 +15,12 @@ from transformers import CLIPConfig, CLIPModel
 from sd_pipeline import SDAutoencoderKL, SDPipeline, SDUNet2DConditionModel
 from sd_pipeline.publishing.repository_files import PickleError, RepositoryError
 from tests.components import tiny_components, tiny_text_encoder, tiny_tokenizer, tiny_unet, tiny_vae
+from tests.publishing.canary import canary
 from training.evaluation.clip_judge import load_clip_judge
 from training.tasks.components import load_text_encoder
 from training.tasks.perceptual_distance import load_perceptual_distance
 
 DIFFUSERS, TRANSFORMERS = "diffusion_pytorch_model", "model"
-
-
-class Mark:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.folder),)
 
 
 def clip(folder: Path) -> None:
@@ -71,20 +61,25 @@ def pickled(file: Path, mark: Path) -> None:
     """Put a pickle in the place of a safetensors file, under the name that the libraries look for."""
     name = "pytorch_model" if file.name == TRANSFORMERS else file.name
     file.with_name(f"{file.name}.safetensors").unlink()
-    file.with_name(f"{name}.bin").write_bytes(pickle.dumps(Mark(mark)))
+    file.with_name(f"{name}.bin").write_bytes(canary(mark))
+
+
+def with_a_pickle(name: str, folder: Path, mark: Path) -> tuple[Path, str, Callable[[str], Any]]:
+    """Write a model whose weights are a pickle; return its folder, where in it they are, and what reads it."""
+    write, weights, load = READERS[name]
+    write(folder)
+    pickled(folder / weights, mark)
+    return folder, weights, load
 
 
 def test_the_mark_is_left_by_whoever_unpickles(mark):
-    pickle.loads(pickle.dumps(Mark(mark)))
+    pickle.loads(canary(mark))
     assert mark.exists()
 
 
 @pytest.mark.parametrize("name", READERS)
 def test_pickles_are_refused_in_one_line(name, mark, tmp_path):
-    write, weights, load = READERS[name]
-    folder = tmp_path / "model"
-    write(folder)
-    pickled(folder / weights, mark)
+    folder, _, load = with_a_pickle(name, tmp_path / "model", mark)
     with pytest.raises(ValueError, match=r"\.bin is a pickle, .* only safetensors are read, unless") as raised:
         load(str(folder))
     assert len(str(raised.value).splitlines()) == 1
@@ -93,10 +88,7 @@ def test_pickles_are_refused_in_one_line(name, mark, tmp_path):
 
 @pytest.mark.parametrize("name", READERS)
 def test_shards_that_are_pickles_are_refused(name, mark, tmp_path):
-    write, weights, load = READERS[name]
-    folder = tmp_path / "model"
-    write(folder)
-    pickled(folder / weights, mark)
+    folder, weights, load = with_a_pickle(name, tmp_path / "model", mark)
     shard = next(folder.rglob("*.bin")).name
     index = {"metadata": {}, "weight_map": {"weight": shard}}
     (folder / f"{weights}.safetensors.index.json").write_text(json.dumps(index))
@@ -112,7 +104,7 @@ def test_weights_that_a_configuration_names(name, mark, tmp_path):
     write(folder)
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "transformers_weights": "adapter_model.bin"}))
-    (folder / "adapter_model.bin").write_bytes(pickle.dumps(Mark(mark)))
+    (folder / "adapter_model.bin").write_bytes(canary(mark))
     with pytest.raises(ValueError, match="`transformers_weights` puts other weights in the place of these"):
         load(str(folder))
     assert not mark.exists()
@@ -162,7 +154,7 @@ def test_adapters(mark, tmp_path):
     pytest.importorskip("peft")
     pipe = SDPipeline(**tiny_components())
     file = tmp_path / "pytorch_lora_weights.bin"
-    file.write_bytes(pickle.dumps(Mark(mark)))
+    file.write_bytes(canary(mark))
     renamed = tmp_path / "other" / "pytorch_lora_weights.safetensors"
     renamed.parent.mkdir()
     renamed.write_bytes(file.read_bytes())

@@ -112,8 +112,8 @@ def run_training(
 
 
 def train(arguments: Sequence[str], num_processes: int = 1, **variables: str) -> None:
-    """Train to a good end: alone in this process, which has imported everything already, or in several new ones."""
-    if num_processes > 1:
+    """Train to a good end: alone in this process, which has imported everything already, or in new ones."""
+    if num_processes > 1 or variables:
         process = run_training(arguments, num_processes, **variables)
         assert process.returncode == 0, process.stderr
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sd_pipeline.publishing.model_card import model_card
+from sd_pipeline.publishing.model_card import model_card, without_local_paths
 from sd_pipeline.publishing.repository import CARD_FILE
 from training.config import TrainConfig
 
@@ -21,18 +21,19 @@ def write_intermediate_card(folder: Path, config: TrainConfig, step: int) -> Non
     """
     hub, base = config.hub, config.diffusion.pretrained_model_name_or_path
     repository, revision = str(hub.hub_model_id), hub.hub_training_revision
-    pipe_class = "SDInpaintPipeline" if config.diffusion.inpainting else "SDPipeline"
     metadata = {} if config.card.license is None else {"license": config.card.license}
+    place = f'"{repository}", revision="{revision}"'
+    use = f"pipe = PIPELINE.from_pretrained({place})"
     if config.diffusion.lora.rank > 0:
-        use = f'pipe.load_lora_weights("{repository}", revision="{revision}")'
-    else:
-        use = f'pipe = {pipe_class}.from_pretrained("{repository}", revision="{revision}")'
+        use = f'pipe = PIPELINE.from_pretrained("{without_local_paths(base)}")\npipe.load_lora_weights({place})'
+    pipe_class = "SDInpaintPipeline" if config.diffusion.inpainting else "SDPipeline"
+    use = f"from sd_pipeline import PIPELINE\n\n{use}".replace("PIPELINE", pipe_class)
     card = model_card(
         _TEMPLATE,
         name=f"{repository.split('/')[1]}: after {step:,} of {config.diffusion.max_train_steps:,} updates",
         repository=repository,
         example_prompt=None,
-        base_model=base,
+        base_model=None if base is None else without_local_paths(base),
         tags=["intermediate"],
         metadata=metadata,
         fields={

@@ -11,12 +11,13 @@ import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from tests.training.configurations import some_digits, tiny_train_config
+from tests.training.configurations import config_of, some_digits, tiny_train_config
 from training.config import CardConfig, ConfigError
 from training.config_card import HUB_LICENSES
 from training.engine.run_folder import RunFolder
 from training.release.added_results import check_card, with_results
 from training.release.energy import consumption, energy_text, watts
+from training.release.intermediate_card import write_intermediate_card
 from training.release.memorisation import memorisation_text, nearest, thumbnails
 from training.release.training_data import hub_dataset, license_text, training_data_text
 from training.stage_card import CardMaker
@@ -148,3 +149,27 @@ def test_what_is_missing_is_said(tmp_path):
 def test_a_card_that_cannot_be_written_fails_nothing(tmp_path, caplog):
     assert autoencoder_card(tmp_path, card_is_in_the_way=True).is_dir()
     assert "no model card could be written" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "diffusion", [{}, {"pretrained_model_name_or_path": "pretrained/shapes-64", "lora": {"rank": 2}}]
+)
+def test_the_card_of_a_model_on_the_way_says_how_it_is_loaded(tmp_path, diffusion):
+    hub = {"push_to_hub": True, "hub_model_id": "somebody/model"}
+    config = config_of(
+        {
+            "data": {"dataset": "digits"},
+            "output_dir": "out",
+            "stages": ["diffusion"],
+            "hub": hub,
+            "diffusion": diffusion,
+        }
+    )
+    write_intermediate_card(tmp_path, config, 7)
+    card = (tmp_path / "README.md").read_text()
+    snippet = card.split("```python\n")[1].split("```")[0]
+    compile(snippet, "card", "exec")
+    assert snippet.startswith("from sd_pipeline import SDPipeline\n")
+    assert '"somebody/model", revision="training"' in snippet
+    assert ('SDPipeline.from_pretrained("pretrained/shapes-64")' in snippet) == bool(diffusion)
+    assert "after 7 of" in " ".join(card.split())
