@@ -1,4 +1,4 @@
-"""How a model that stands alone is loaded: from safetensors, unless its reader says otherwise."""
+"""How what stands alone, a model or an adapter, is loaded: from safetensors, unless its reader says otherwise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError
 
 from sd_pipeline.pretrained_models import folder_or_name
-from sd_pipeline.publishing.repository_files import PickleError, read_json, weight_files
+from sd_pipeline.publishing.repository_files import PICKLE_NAMES, PickleError, read_json, weight_files
 from sd_pipeline.publishing.repository_trust import check_configs
 
 if TYPE_CHECKING:
@@ -80,6 +80,39 @@ def safetensors_folder(name: str | os.PathLike, subfolder: str = "", variant: st
     return folder
 
 
+def safetensors_only(place: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Have a loader of diffusers that takes weights of its own name, such as adapters, read no pickle.
+
+    Args:
+        place (`str`, `os.PathLike` or `dict[str, torch.Tensor]`): A file, a folder, a repository on the Hub, or the
+            weights themselves.
+        options (`dict[str, Any]`): For the loader: `use_safetensors`, `weight_name`, `subfolder` and others.
+
+    Returns:
+        `dict[str, Any]`: `options`, where `use_safetensors` is true unless it was false.
+
+    Raises:
+        PickleError: If there is nothing but pickles, or one is asked for, unless `use_safetensors` is false.
+    """
+    use_safetensors = options.get("use_safetensors") is not False
+    if use_safetensors and not isinstance(place, dict):
+        _refuse_pickles(Path(place, options.get("subfolder") or ""), options.get("weight_name"))
+    return {**options, "use_safetensors": use_safetensors}
+
+
+def refuse_pickled_file(file: str | os.PathLike) -> None:
+    """Let only names of safetensors files pass.
+
+    Args:
+        file (`str` or `os.PathLike`): A file, or a link to one; it need not exist.
+
+    Raises:
+        PickleError: If its name does not end with `.safetensors`.
+    """
+    if not os.fspath(file).endswith(".safetensors"):
+        raise PickleError(f"{file} is no safetensors file but a pickle")
+
+
 @contextmanager
 def asked_of_hub(name: str) -> Iterator[None]:
     """Say in one line why a repository could not be had, whatever the client raises in the `with` block.
@@ -112,3 +145,13 @@ def _download(name: str, subfolder: str, variant: str | None, hub: dict[str, Any
     if (place / "config.json").is_file() and not any(place.glob("*.safetensors")):
         raise PickleError(f"{Path(name, subfolder).as_posix()} has no safetensors, only other weights")
     return folder
+
+
+def _refuse_pickles(place: Path, weight_name: str | None) -> None:
+    file = place / weight_name if weight_name is not None else place
+    if weight_name is not None or place.is_file():
+        refuse_pickled_file(file)
+    if weight_name is None and place.is_dir() and not any(place.glob("*.safetensors")):
+        pickles = sorted(path for name in PICKLE_NAMES for path in place.glob(name))
+        if pickles:
+            raise PickleError(f"there is no safetensors file in {place}, and {pickles[0].name} is a pickle")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor2_0
@@ -11,7 +11,10 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from sd_pipeline.models.attention import scaled_dot_product_attention
 from sd_pipeline.stock_config import StockConfigMixin
-from sd_pipeline.stock_weights import SafetensorsMixin
+from sd_pipeline.stock_weights import SafetensorsMixin, refuse_pickled_file, safetensors_only
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class SDUNet2DConditionModel(StockConfigMixin, SafetensorsMixin, UNet2DConditionModel):  # type: ignore[misc]
@@ -65,6 +68,56 @@ class SDUNet2DConditionModel(StockConfigMixin, SafetensorsMixin, UNet2DCondition
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.set_default_attn_processor()
+
+    @classmethod
+    def from_single_file(cls, pretrained_model_link_or_path_or_dict: Any = None, **kwargs: Any) -> Self:
+        """Load the U-Net of a checkpoint of one file.
+
+        Args:
+            pretrained_model_link_or_path_or_dict (`str`, `os.PathLike` or `dict[str, torch.Tensor]`):
+                A file, a link to one on the Hub, or the weights themselves.
+            kwargs: As in diffusers: `config`, `dtype` and others.
+
+        Returns:
+            `SDUNet2DConditionModel`: In evaluation mode.
+
+        Raises:
+            PickleError: If it is no safetensors file (it is a `ValueError`).
+        """
+        place = pretrained_model_link_or_path_or_dict
+        if not isinstance(place, dict):
+            refuse_pickled_file(place)
+        loaded: Self = super().from_single_file(place, **kwargs)
+        return loaded
+
+    def load_attn_procs(self, pretrained_model_name_or_path_or_dict: Any, **kwargs: Any) -> None:
+        """Load attention processors.
+
+        Args:
+            pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict[str, torch.Tensor]`):
+                As in `safetensors_only`.
+            kwargs: As in diffusers. Only `use_safetensors=False` reads pickles.
+
+        Raises:
+            PickleError: If there is nothing but pickles, or one is asked for (it is a `ValueError`).
+        """
+        place = pretrained_model_name_or_path_or_dict
+        super().load_attn_procs(place, **safetensors_only(place, kwargs))
+
+    def load_lora_adapter(self, pretrained_model_name_or_path_or_dict: Any, *args: Any, **kwargs: Any) -> None:
+        """Load a LoRA adapter.
+
+        Args:
+            pretrained_model_name_or_path_or_dict (`str`, `os.PathLike` or `dict[str, torch.Tensor]`):
+                As in `safetensors_only`.
+            args: As in diffusers.
+            kwargs: As in diffusers. Only `use_safetensors=False` reads pickles.
+
+        Raises:
+            PickleError: If there is nothing but pickles, or one is asked for (it is a `ValueError`).
+        """
+        place = pretrained_model_name_or_path_or_dict
+        super().load_lora_adapter(place, *args, **safetensors_only(place, kwargs))
 
     def set_default_attn_processor(self) -> None:
         """Give every attention its default processor: `SDAttnProcessor`, except where captions have added keys."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
 
-from sd_pipeline.publishing.repository_files import PICKLE_NAMES, PickleError
+from sd_pipeline.stock_weights import safetensors_only
 
 
 class SafetensorsLoraMixin(StableDiffusionLoraLoaderMixin):
@@ -34,18 +33,4 @@ class SafetensorsLoraMixin(StableDiffusionLoraLoaderMixin):
             PickleError: If there is nothing but pickles, or one is asked for (it is a `ValueError`).
         """
         place: Any = pretrained_model_name_or_path_or_dict
-        if kwargs.get("use_safetensors") is None:
-            kwargs["use_safetensors"] = True
-        if kwargs["use_safetensors"] and not isinstance(place, dict):
-            _refuse_pickles(Path(place, kwargs.get("subfolder") or ""), kwargs.get("weight_name"))
-        return super().lora_state_dict(place, **kwargs)
-
-
-def _refuse_pickles(place: Path, weight_name: str | None) -> None:
-    file = place / weight_name if weight_name is not None else place
-    if (weight_name is not None or place.is_file()) and file.suffix != ".safetensors":
-        raise PickleError(f"{file} is no safetensors file but a pickle")
-    if weight_name is None and place.is_dir() and not any(place.glob("*.safetensors")):
-        pickles = sorted(path for name in PICKLE_NAMES for path in place.glob(name))
-        if pickles:
-            raise PickleError(f"there is no safetensors file in {place}, and {pickles[0].name} is a pickle")
+        return super().lora_state_dict(place, **safetensors_only(place, kwargs))

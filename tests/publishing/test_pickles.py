@@ -166,6 +166,37 @@ def test_adapters(mark, tmp_path):
     assert not mark.exists()
 
 
+@pytest.mark.parametrize("load", ["load_attn_procs", "load_lora_adapter"])
+def test_adapters_of_a_unet(load, mark, tmp_path):
+    pytest.importorskip("peft")
+    file = tmp_path / "pytorch_lora_weights.bin"
+    file.write_bytes(canary(mark))
+    for place, chosen in ((tmp_path, {}), (file, {}), (tmp_path, {"weight_name": file.name})):
+        with pytest.raises(PickleError, match=r"pytorch_lora_weights.bin is .*a pickle, .* only safetensors are read"):
+            getattr(tiny_unet(), load)(place, **chosen)
+    assert not mark.exists()
+
+
+def test_adapters_of_a_unet_from_safetensors(tmp_path):
+    peft = pytest.importorskip("peft")
+    unet, other = tiny_unet(), tiny_unet()
+    unet.add_adapter(peft.LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    unet.save_lora_adapter(tmp_path)
+    other.load_lora_adapter(tmp_path, prefix=None)
+    ours = peft.get_peft_model_state_dict(unet, adapter_name="default")
+    theirs = peft.get_peft_model_state_dict(other, adapter_name=next(iter(other.peft_config)))
+    assert ours
+    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
+
+
+def test_a_unet_of_a_checkpoint_of_one_file(mark, tmp_path):
+    for name in ("model.ckpt", "model.bin"):
+        (tmp_path / name).write_bytes(canary(mark))
+        with pytest.raises(PickleError, match=rf"{name} is no safetensors file but a pickle, .* are read"):
+            SDUNet2DConditionModel.from_single_file(tmp_path / name)
+    assert not mark.exists()
+
+
 def test_damaged_files_are_named(tmp_path):
     tiny_vae().save_pretrained(tmp_path)
     (tmp_path / "config.json").write_text("{")
