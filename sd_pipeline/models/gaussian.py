@@ -1,4 +1,4 @@
-"""The posterior q_phi(z|x) of the autoencoder: a Gaussian over latents, with log-variance as its parameter."""
+"""The posterior q_phi(z|x) of the autoencoder: a Gaussian over latents, with diagonal or with full covariance."""
 
 from __future__ import annotations
 
@@ -123,3 +123,110 @@ class DiagonalGaussian:
         mean, logvar = _at_least_float32(self.mean), _at_least_float32(self.logvar)
         squared_epsilon = (sample - mean) ** 2 * torch.exp(-logvar)
         return 0.5 * (math.log(2.0 * math.pi) + logvar + squared_epsilon).sum(dim=tuple(dims))
+
+
+class CholeskyGaussian:
+    """A Gaussian N(mean, L L^T) of full covariance for each sample of a batch (report, section 2.4).
+
+    For latents of few elements: L has as many rows and columns as a sample has elements.
+
+    Args:
+        mean (`torch.Tensor` of shape `(batch_size, num_channels, height, width)`): mu_phi(x). Floating point.
+        factor (`torch.Tensor` of shape `(batch_size, num_elements, num_elements)`):
+            L_phi(x) of report eq. 10, lower triangular with a positive diagonal, for the elements of a sample in the
+            order of memory: channel, row, column.
+
+    Raises:
+        ValueError: If the shapes do not belong together, or `factor` is no such matrix.
+
+    Example:
+        ```python
+        >>> import torch
+        >>> from sd_pipeline.models.gaussian import CholeskyGaussian
+        >>> standard_normal = CholeskyGaussian(torch.zeros(2, 1, 2, 2), torch.eye(4).expand(2, 4, 4))
+        >>> standard_normal.kl()
+        tensor([0., 0.])
+
+        ```
+    """
+
+    def __init__(self, mean: torch.Tensor, factor: torch.Tensor) -> None:
+        num_elements = mean[0].numel()
+        expected = (len(mean), num_elements, num_elements)
+        if factor.shape != expected:
+            raise ValueError(f"factor must have shape {expected} for this mean, got {tuple(factor.shape)}")
+        diagonal = factor.diagonal(dim1=1, dim2=2)
+        if not (bool((diagonal > 0).all()) and bool((factor.triu(1) == 0).all())):
+            raise ValueError("factor must be lower triangular with a positive diagonal")
+        self.mean = mean
+        self.factor = factor
+        self.var = factor.square().sum(2).view_as(mean)
+        self.std = self.var.sqrt()
+
+    @property
+    def covariance(self) -> torch.Tensor:
+        """`torch.Tensor` of shape `(batch_size, num_elements, num_elements)`: Sigma = L L^T (report eq. 10)."""
+        return self.factor @ self.factor.transpose(1, 2)
+
+    def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
+        """Draw z = mean + L epsilon, epsilon ~ N(0, I); differentiable in mean and L (report eq. 11).
+
+        Args:
+            generator (`torch.Generator` or list of them, one a sample, *optional*): Where the noise comes from.
+
+        Returns:
+            `torch.Tensor` of the shape and dtype of `mean`: z.
+        """
+        noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.reparameterise(noise)
+
+    def reparameterise(self, noise: torch.Tensor) -> torch.Tensor:
+        """Give z = mean + L epsilon (report eq. 11).
+
+        Args:
+            noise (`torch.Tensor` of the shape of `mean`): epsilon, standard normal.
+
+        Returns:
+            `torch.Tensor` of the shape of `mean`: z.
+        """
+        return self.mean + (self.factor @ noise.flatten(1).unsqueeze(2)).view_as(self.mean)
+
+    def mode(self) -> torch.Tensor:
+        """Return the most probable latents.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_channels, height, width)`: the mean.
+        """
+        return self.mean
+
+    def kl(self) -> torch.Tensor:
+        """Kullback-Leibler divergence to the prior N(0, I), in closed form.
+
+        KL(N(mu, L L^T) || N(0, I)) = 1/2 (|L|_F^2 + |mu|^2 - n) - ln |det L|
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size,)`, float32 or wider, in [0, inf): nats a sample.
+        """
+        mean, factor = _at_least_float32(self.mean).flatten(1), _at_least_float32(self.factor)
+        terms = factor.square().sum((1, 2)) + mean.square().sum(1) - mean.shape[1]
+        return 0.5 * terms - self._log_determinant()
+
+    def log_prob(self, z: torch.Tensor) -> torch.Tensor:
+        """Log-density of latents.
+
+        ln q_phi(z|x) = -1/2 |epsilon|^2 - ln |det L| - n/2 ln(2 pi), epsilon = L^-1 (z - mu)
+        (report, end of section 2.4).
+
+        Args:
+            z (`torch.Tensor` of the shape of `mean`): Latents. Floating point.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size,)`, float32 or wider: nats a sample.
+        """
+        centred = _at_least_float32(z - self.mean).flatten(1).unsqueeze(2)
+        epsilon = torch.linalg.solve_triangular(_at_least_float32(self.factor), centred, upper=False)
+        constant = 0.5 * math.log(2.0 * math.pi) * centred.shape[1]
+        return -0.5 * epsilon.square().sum((1, 2)) - self._log_determinant() - constant
+
+    def _log_determinant(self) -> torch.Tensor:
+        return _at_least_float32(self.factor).diagonal(dim1=1, dim2=2).log().sum(1)

@@ -138,5 +138,6 @@ def _along(factor: torch.Tensor, axis: int, num_axes: int) -> torch.Tensor:
 
 
 def _check(table: torch.Tensor, name: str) -> None:
-    if not (bool((table >= 0).all()) and abs(float(table.sum()) - 1) < 1e-5):
-        raise ValueError(f"{name} must hold probabilities that sum to 1; they sum to {float(table.sum()):.6g}")
+    total = float(table.detach().sum())
+    if not (bool((table >= 0).all()) and abs(total - 1) < 1e-5):
+        raise ValueError(f"{name} must hold probabilities that sum to 1; they sum to {total:.6g}")

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from sd_pipeline.models.gaussian import DiagonalGaussian
+from sd_pipeline.models.gaussian import CholeskyGaussian, DiagonalGaussian
 
 SHAPE = (3, 4, 2, 2)
 
@@ -124,3 +124,67 @@ def test_half_precision(dtype):
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="one shape"):
         DiagonalGaussian(torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 1, 1))
+
+
+def full_gaussian(seed: int = 0) -> CholeskyGaussian:
+    generator = torch.Generator().manual_seed(seed)
+    factor = torch.randn(2, 12, 12, dtype=torch.float64, generator=generator).tril(-1) * 0.3
+    diagonal = torch.rand(2, 12, dtype=torch.float64, generator=generator) + 0.4
+    mean = torch.randn(2, 3, 2, 2, dtype=torch.float64, generator=generator)
+    return CholeskyGaussian(mean, factor + torch.diag_embed(diagonal))
+
+
+def test_full_covariance_against_torch():
+    gaussian = full_gaussian()
+    expected = MultivariateNormal(gaussian.mean.flatten(1), covariance_matrix=gaussian.covariance)
+    prior = MultivariateNormal(torch.zeros(12, dtype=torch.float64), torch.eye(12, dtype=torch.float64))
+    z = torch.randn(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(gaussian.log_prob(z), expected.log_prob(z.flatten(1)))
+    torch.testing.assert_close(gaussian.kl(), kl_divergence(expected, prior))
+    torch.testing.assert_close(gaussian.var.flatten(1), expected.variance)
+
+
+def test_full_covariance_against_monte_carlo():
+    gaussian, number = full_gaussian(), 50_000
+    many = CholeskyGaussian(gaussian.mean[:1].expand(number, -1, -1, -1), gaussian.factor[:1].expand(number, -1, -1))
+    z = many.sample(torch.Generator().manual_seed(0))
+    torch.testing.assert_close(z.mean(0), gaussian.mean[0], atol=0.02, rtol=0)
+    torch.testing.assert_close(torch.cov(z.flatten(1).T), gaussian.covariance[0], atol=0.04, rtol=0)
+    prior = -0.5 * (z.flatten(1).square().sum(1) + 12 * math.log(2 * math.pi))
+    differences = many.log_prob(z) - prior
+    error = float(differences.std()) / math.sqrt(number)
+    assert float(differences.mean()) == pytest.approx(float(gaussian.kl()[0]), abs=4 * error)
+
+
+def test_a_diagonal_factor_is_the_diagonal_gaussian():
+    gaussian = full_gaussian()
+    std = gaussian.factor.diagonal(dim1=1, dim2=2)
+    full = CholeskyGaussian(gaussian.mean, torch.diag_embed(std))
+    diagonal = DiagonalGaussian(gaussian.mean, 2 * std.log().view_as(gaussian.mean))
+    torch.testing.assert_close(full.kl(), diagonal.kl())
+    noise = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    again = [torch.Generator().manual_seed(seed) for seed in (0, 1)]
+    z = full.sample(noise)
+    torch.testing.assert_close(z, diagonal.sample(again))
+    torch.testing.assert_close(full.log_prob(z), diagonal.log_prob(z))
+
+
+def test_gradients_of_full_covariance_reach_its_parameters():
+    """Eq. 11: the gradient of E[f(z)] through samples is that of the closed form, here for f(z) = |z|^2."""
+    gaussian, number = full_gaussian(), 100_000
+    mean, factor = gaussian.mean[:1].clone().requires_grad_(), gaussian.factor[:1].clone().requires_grad_()
+    many = CholeskyGaussian(mean.expand(number, -1, -1, -1), factor.expand(number, -1, -1))
+    loss = many.sample(torch.Generator().manual_seed(0)).square().sum() / number
+    found = torch.autograd.grad(loss, (mean, factor))
+    exact = torch.autograd.grad(mean.square().sum() + factor.square().sum(), (mean, factor))
+    torch.testing.assert_close(found[0], exact[0], atol=0.05, rtol=0)
+    torch.testing.assert_close(found[1].tril(), exact[1].tril(), atol=0.1, rtol=0)
+
+
+def test_impossible_factors_are_refused():
+    mean = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(ValueError, match=r"factor must have shape \(1, 4, 4\) for this mean, got \(1, 3, 3\)"):
+        CholeskyGaussian(mean, torch.eye(3)[None])
+    for factor in (torch.ones(1, 4, 4), -torch.eye(4)[None]):
+        with pytest.raises(ValueError, match=r"lower triangular with a positive diagonal"):
+            CholeskyGaussian(mean, factor)
