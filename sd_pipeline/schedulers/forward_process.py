@@ -42,7 +42,7 @@ class ForwardProcessMixin:
         Raises:
             ValueError: If the timesteps are not integers or, where they are on the CPU, out of range.
         """
-        alpha_bar = self._alpha_bar(timesteps, original_samples)
+        alpha_bar = self.alpha_bar(timesteps, original_samples)
         return parameterisation.x_t_from(original_samples, noise, alpha_bar).to(original_samples.dtype)
 
     def get_velocity(self, sample: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor | int) -> torch.Tensor:
@@ -61,7 +61,7 @@ class ForwardProcessMixin:
         Raises:
             ValueError: As for `add_noise`.
         """
-        return parameterisation.velocity_from(sample, noise, self._alpha_bar(timesteps, sample)).to(sample.dtype)
+        return parameterisation.velocity_from(sample, noise, self.alpha_bar(timesteps, sample)).to(sample.dtype)
 
     def training_target(
         self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor | int
@@ -102,11 +102,20 @@ class ForwardProcessMixin:
         """
         return signal_to_noise.snr(self.alphas_cumprod, timesteps)
 
-    def _alpha_bar(self, timesteps: torch.Tensor | int, like: torch.Tensor, first: int = 0) -> torch.Tensor:
+    def alpha_bar(self, timesteps: torch.Tensor | int, like: torch.Tensor, first: int = 0) -> torch.Tensor:
         """Look alpha_bar up, on the device of the samples; it is 1 at timestep -1, the data.
 
-        One timestep gives a number, which leaves half precision in half precision, as in diffusers' `step`; one a
-        sample gives a shape that broadcasts against the samples, in float32 at least.
+        Args:
+            timesteps (`torch.LongTensor` of shape `(batch_size,)`, or `int`): In [first, num_train_timesteps).
+            like (`torch.Tensor` of shape `(batch_size, ...)`): The samples.
+            first (`int`, defaults to 0): The lowest timestep that is allowed, -1 or 0.
+
+        Returns:
+            `torch.Tensor` in [0, 1]: for one timestep a number, which leaves half precision in half precision, as in
+            diffusers' `step`; for one a sample of shape `(batch_size, 1, ...)`, in float32 at least.
+
+        Raises:
+            ValueError: If the timesteps are not integers or, where they are on the CPU, out of range.
         """
         self.alphas_cumprod = self.alphas_cumprod.to(like.device)
         if not isinstance(timesteps, torch.Tensor):
@@ -145,13 +154,13 @@ class ForwardProcessMixin:
         kind = self.config["prediction_type"]
         if kind == "sample":
             return model_output
-        alpha_bar = self._alpha_bar(timesteps, sample)
+        alpha_bar = self.alpha_bar(timesteps, sample)
         if kind == "epsilon":
             x_0 = parameterisation.x_0_from_epsilon(model_output, sample, alpha_bar)
         elif kind == "v_prediction":
             x_0 = parameterisation.x_0_from_velocity(model_output, sample, alpha_bar)
         else:
-            alpha_bar_prev = self._alpha_bar(timesteps - 1, sample, first=-1)
+            alpha_bar_prev = self.alpha_bar(timesteps - 1, sample, first=-1)
             x_0 = parameterisation.x_0_from_mean(model_output, sample, alpha_bar, alpha_bar_prev)
         return x_0.to(sample.dtype)
 
@@ -174,7 +183,7 @@ class ForwardProcessMixin:
         kind = self.config["prediction_type"]
         if kind == "epsilon":
             return model_output
-        alpha_bar = self._alpha_bar(timesteps, sample)
+        alpha_bar = self.alpha_bar(timesteps, sample)
         if kind == "v_prediction":
             return parameterisation.epsilon_from_velocity(model_output, sample, alpha_bar).to(sample.dtype)
         x_0 = self.predict_original_sample(model_output, sample, timesteps)
@@ -202,7 +211,7 @@ class ForwardProcessMixin:
         Raises:
             ValueError: As for `add_noise`.
         """
-        alpha_bar = self._alpha_bar(timestep, x_t)
-        alpha_bar_prev = self._alpha_bar(prev_timestep, x_t, first=-1)
+        alpha_bar = self.alpha_bar(timestep, x_t)
+        alpha_bar_prev = self.alpha_bar(prev_timestep, x_t, first=-1)
         mean = posterior.posterior_mean(x_0, x_t, alpha_bar, alpha_bar_prev).to(x_t.dtype)
         return mean, posterior.posterior_variance(alpha_bar, alpha_bar_prev)

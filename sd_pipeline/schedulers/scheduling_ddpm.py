@@ -16,22 +16,20 @@ from diffusers.schedulers.scheduling_ddpm import DDPMSchedulerOutput
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
-from sd_pipeline.schedulers.forward_process import ForwardProcessMixin
 from sd_pipeline.schedulers.noise_schedules import BETA_SCHEDULES, rescale_zero_terminal_snr
 from sd_pipeline.schedulers.posterior import posterior_mean, reverse_std
+from sd_pipeline.schedulers.reverse_process import ReverseProcessMixin
 from sd_pipeline.schedulers.scheduler_arguments import (
-    LEARNED_VARIANCE_TYPES,
     check_alphas_cumprod,
     check_arguments,
     read_trained_betas,
 )
-from sd_pipeline.schedulers.thresholding import dynamic_threshold
 from sd_pipeline.schedulers.timestep_spacing import custom, spaced
 
 logger = logging.getLogger(__name__)
 
 
-class SDDDPMScheduler(ForwardProcessMixin, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class SDDDPMScheduler(ReverseProcessMixin, SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """Denoising diffusion probabilistic model: forward process, training target and reverse step.
 
     The keys, their defaults and the numbers are those of diffusers' `DDPMScheduler`, and configurations move freely
@@ -242,10 +240,10 @@ class SDDDPMScheduler(ForwardProcessMixin, SchedulerMixin, ConfigMixin):  # type
         """
         t = int(timestep)
         prev_t = self.previous_timestep(t)
-        model_output, predicted_variance = self._split(model_output, sample)
-        x_0 = self._limit(self.predict_original_sample(model_output, sample, t))
-        alpha_bar = self._alpha_bar(t, sample)
-        alpha_bar_prev = self._alpha_bar(prev_t, sample, first=-1)
+        model_output, predicted_variance = self.split_output(model_output, sample)
+        x_0 = self.limit_x_0(self.predict_original_sample(model_output, sample, t))
+        alpha_bar = self.alpha_bar(t, sample)
+        alpha_bar_prev = self.alpha_bar(prev_t, sample, first=-1)
         prev_sample = posterior_mean(x_0, sample, alpha_bar, alpha_bar_prev)
         if t > 0:
             z = randn_tensor(sample.shape, generator=generator, device=sample.device, dtype=model_output.dtype)
@@ -254,25 +252,3 @@ class SDDDPMScheduler(ForwardProcessMixin, SchedulerMixin, ConfigMixin):  # type
         if not return_dict:
             return prev_sample, x_0
         return DDPMSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x_0)
-
-    def _split(self, model_output: torch.Tensor, sample: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Separate the prediction from a learned variance."""
-        learned = self.config["variance_type"] in LEARNED_VARIANCE_TYPES
-        batch_size, num_channels, *rest = sample.shape
-        expected = (batch_size, num_channels * 2 if learned else num_channels, *rest)
-        if model_output.shape != expected:
-            raise ValueError(
-                f"model_output has shape {tuple(model_output.shape)}; a sample of shape {tuple(sample.shape)} with "
-                f"variance_type={self.config['variance_type']!r} needs {expected}."
-            )
-        if not learned:
-            return model_output, None
-        prediction, variance = model_output.chunk(2, dim=1)
-        return prediction, variance
-
-    def _limit(self, x_0: torch.Tensor) -> torch.Tensor:
-        """Keep the predicted x_0 in the range of the data."""
-        config = self.config
-        if config["thresholding"]:
-            return dynamic_threshold(x_0, config["dynamic_thresholding_ratio"], config["sample_max_value"])
-        return x_0.clamp(-config["clip_sample_range"], config["clip_sample_range"]) if config["clip_sample"] else x_0
