@@ -62,6 +62,12 @@ class DiffusionConfig(StageConfig):
             from the autoencoder and the text encoder where they are not given.
         scheduler: Keyword arguments of `SDDDPMScheduler`.
         proportion_empty_prompts: Part of the captions that is dropped, for classifier-free guidance.
+        objective: `simple` is the squared error of Algorithm 1; `weighted` that of the mean in nats, the bound's own
+            weights (report eq. 20, 23); `vlb` the whole bound; `hybrid` the sum of `simple` and vlb_scale `vlb`, in
+            which the bound trains the variance alone (Nichol and Dhariwal 2021). The last three are in bits of each
+            value, an unbiased estimate of the sum over all timesteps. `hybrid` needs
+            `diffusion.scheduler.variance_type: learned_range`, `vlb` allows it.
+        vlb_scale: Factor of the bound in `hybrid`.
         snr_gamma: Gamma of min-SNR weighting (5 is usual); null weights all timesteps alike (Algorithm 1).
         timestep_sampling: `uniform` draws every timestep by itself; `stratified` spreads those of consecutive samples
             evenly, so that the loss of a batch varies less.
@@ -88,6 +94,8 @@ class DiffusionConfig(StageConfig):
     unet: dict[str, Any] = field(default_factory=_default_unet)
     scheduler: dict[str, Any] = field(default_factory=dict)
     proportion_empty_prompts: float = 0.1
+    objective: Literal["simple", "weighted", "vlb", "hybrid"] = "simple"
+    vlb_scale: float = 0.001
     snr_gamma: float | None = None
     timestep_sampling: Literal["uniform", "stratified"] = "uniform"
     weighting_scheme: Literal["none", "logit_normal"] = "none"
@@ -120,6 +128,7 @@ class DiffusionConfig(StageConfig):
         fits = start is None or (self.weighting_scheme == "logit_normal" and -INFINITY < start < INFINITY)
         require(fits, "diffusion.logit_mean_start", start, "finite and with weighting_scheme 'logit_normal', or null")
         require(samples >= 1, "diffusion.logit_mean_start_samples", samples, "at least 1")
+        self._check_objective()
         path, is_trained = self.pretrained_model_name_or_path, self.lora.rank > 0
         require(
             path is None or bool(path.strip()), "diffusion.pretrained_model_name_or_path", path, "a model, or null"
@@ -139,3 +148,24 @@ class DiffusionConfig(StageConfig):
             value = getattr(self, name)
             is_possible = value is None or 0 < value < INFINITY
             require(is_possible, f"diffusion.{name}", value, "above 0 and finite, or null")
+
+    def _check_objective(self) -> None:
+        """Check that what is asked for is the bound: timesteps drawn evenly, and no weights but its own."""
+        objective, scale = self.objective, self.vlb_scale
+        require(0 < scale < INFINITY, "diffusion.vlb_scale", scale, "above 0 and finite")
+        is_bound = objective in ("weighted", "vlb")
+        allowed = f"null with diffusion.objective '{objective}', which has weights of its own"
+        require(not is_bound or self.snr_gamma is None, "diffusion.snr_gamma", self.snr_gamma, allowed)
+        allowed = f"'none' with diffusion.objective '{objective}', which counts all timesteps alike"
+        is_even = objective == "simple" or self.weighting_scheme == "none"
+        require(is_even, "diffusion.weighting_scheme", self.weighting_scheme, allowed)
+        is_learned, kind = self.learns_variance, self.scheduler.get("variance_type")
+        allowed = f"another with diffusion.objective '{objective}', which trains no variance"
+        require(not is_learned or objective in ("vlb", "hybrid"), "diffusion.scheduler.variance_type", kind, allowed)
+        allowed = "'simple', 'weighted' or 'vlb' unless diffusion.scheduler.variance_type is learned_range"
+        require(is_learned or objective != "hybrid", "diffusion.objective", objective, allowed)
+
+    @property
+    def learns_variance(self) -> bool:
+        """Whether the U-Net has twice the channels, for the variances of its steps."""
+        return self.scheduler.get("variance_type") == "learned_range"

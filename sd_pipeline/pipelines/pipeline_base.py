@@ -20,7 +20,7 @@ from sd_pipeline.pipelines.adapters import SafetensorsLoraMixin
 from sd_pipeline.pipelines.call_arguments import STOCK_CALL, require
 from sd_pipeline.pipelines.loading import StockRepositoryPipeline
 from sd_pipeline.pipelines.prompt_encoding import encode_prompts, repeat_per_prompt, scaled_adapters
-from sd_pipeline.pipelines.scheduler_use import Scheduler, check_prediction_type, fit_for_latents
+from sd_pipeline.pipelines.scheduler_use import Scheduler, check_prediction_type, check_variance_type, fit_for_latents
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -154,8 +154,9 @@ class SDBasePipeline(StableDiffusionMixin, SafetensorsLoraMixin, StockRepository
     @property
     def num_latent_channels(self) -> int:
         """Channels of what the loop denoises: of latents, or of pixels where there is no autoencoder."""
-        channels: int = self.unet.config.out_channels if self.vae is None else self.vae.config.latent_channels
-        return channels
+        config = self.unet.config  # It takes more where it inpaints, and gives more where it learns variances.
+        of_unet: int = min(config.in_channels, config.out_channels)
+        return of_unet if self.vae is None else self.vae.config.latent_channels
 
     @property
     def is_inpainting_model(self) -> bool:
@@ -213,6 +214,7 @@ class SDBasePipeline(StableDiffusionMixin, SafetensorsLoraMixin, StockRepository
             ValueError: If the scheduler cannot use what the U-Net predicts, or the U-Net not what it is given.
         """
         check_prediction_type(self.scheduler)
+        check_variance_type(self.scheduler, self.unet.config.out_channels == 2 * self.num_latent_channels)
         if self.unet.config.in_channels == self.num_latent_channels:
             return
         if not self.is_inpainting_model:

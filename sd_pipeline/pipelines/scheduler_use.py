@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+from diffusers import DDPMScheduler
 
+from sd_pipeline.schedulers.scheduler_arguments import LEARNED_VARIANCE_TYPES
 from sd_pipeline.schedulers.scheduling_ddpm import SDDDPMScheduler
 
 logger = logging.getLogger(__name__)
@@ -60,6 +62,26 @@ def check_prediction_type(scheduler: Scheduler) -> None:
         raise ValueError(
             f"`scheduler` is a {type(scheduler).__name__}, but this model predicts the posterior mean "
             '(prediction_type "mean"), which only SDDDPMScheduler can use'
+        )
+
+
+def check_variance_type(scheduler: Scheduler, has_variance: bool) -> None:
+    """Check that a scheduler takes the U-Net's variances, if it has any.
+
+    Args:
+        scheduler (`Scheduler`): Any.
+        has_variance (`bool`): Whether the U-Net gives twice the channels of the latents.
+
+    Raises:
+        ValueError: If one of them has learned variances and the other has not.
+    """
+    kind = scheduler.config.get("variance_type") if isinstance(scheduler, (SDDDPMScheduler, DDPMScheduler)) else None
+    if has_variance != (kind in LEARNED_VARIANCE_TYPES):
+        learned = "learns variances" if has_variance else "learns no variances"
+        raise ValueError(
+            f"`scheduler` is a {type(scheduler).__name__} with variance_type {kind!r}, but `unet` {learned}: a "
+            "learned variance goes with DDPMScheduler or SDDDPMScheduler and variance_type 'learned_range', and only "
+            "with it"
         )
 
 

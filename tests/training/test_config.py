@@ -60,6 +60,8 @@ IMPOSSIBLE = [
     ("autoencoder.adversarial.num_layers", 0, {}),
     ("diffusion.proportion_empty_prompts", -0.1, {}),
     ("diffusion.proportion_empty_prompts", 1.1, {}),
+    ("diffusion.vlb_scale", 0.0, {}),
+    ("diffusion.vlb_scale", INF, {}),
     ("diffusion.snr_gamma", 0.0, {}),
     ("diffusion.snr_gamma", INF, {}),
     ("diffusion.noise_offset", -0.1, {}),

@@ -163,7 +163,8 @@ def build_unet(
     in_channels = 2 * latent_channels + 1 if config.diffusion.inpainting else latent_channels
     derived: dict[str, Any] = {
         "in_channels": in_channels,
-        "out_channels": latent_channels,
+        # A learned variance comes after the prediction.
+        "out_channels": latent_channels * (2 if config.diffusion.learns_variance else 1),
         "sample_size": latent_size,
     }
     if cross_attention_dim is not None:

@@ -6,17 +6,21 @@ import torch
 from transformers import CLIPTextModel
 
 from sd_pipeline import SDDDPMScheduler, SDUNet2DConditionModel
+from sd_pipeline.schedulers.bound_of_schedule import BoundOfSchedule, Decoder
 from sd_pipeline.schedulers.signal_to_noise import min_snr_weights, snr
+from sd_pipeline.schedulers.variational_bound import bits_per_dimension
+from training.config import DiffusionConfig
 
 
 class DenoisingModel(torch.nn.Module):
-    """The U-Net, and a text encoder that learns with it, with the loss of Algorithm 1.
+    """The U-Net, and a text encoder that learns with it, with the objective of a run.
 
     Args:
         unet (`SDUNet2DConditionModel`): The network.
         text_encoder (`CLIPTextModel`, *optional*): Trained jointly.
         scheduler (`SDDDPMScheduler`): The forward process and what is predicted.
-        snr_gamma (`float`, *optional*): Gamma of min-SNR weighting; none weights all timesteps alike.
+        settings (`DiffusionConfig`): The objective, and the weights of timesteps.
+        decoder (`str`, defaults to `"gaussian"`): L_0 of the bound, as in `BoundOfSchedule`.
     """
 
     def __init__(
@@ -24,13 +28,17 @@ class DenoisingModel(torch.nn.Module):
         unet: SDUNet2DConditionModel,
         text_encoder: CLIPTextModel | None,
         scheduler: SDDDPMScheduler,
-        snr_gamma: float | None,
+        settings: DiffusionConfig,
+        decoder: Decoder = "gaussian",
     ) -> None:
         super().__init__()
         self.unet = unet
         self.text_encoder = text_encoder
         self.scheduler = scheduler
-        self.snr_gamma = snr_gamma
+        self.settings = settings
+        # In training nothing is clipped: a clipped prediction has no gradient.
+        unclipped = SDDDPMScheduler.from_config(scheduler.config, clip_sample=False, thresholding=False)
+        self.bound = BoundOfSchedule(unclipped, decoder)
 
     def forward(
         self,
@@ -42,7 +50,13 @@ class DenoisingModel(torch.nn.Module):
         caption_rows: torch.Tensor | None = None,
         added_channels: torch.Tensor | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Predict from x_t and compare: w(t) |target - prediction|^2 (report, Algorithm 1; eq. 23 without its weight).
+        """Predict from x_t and compare.
+
+        simple      w(t) |target - prediction|^2                  (report, Algorithm 1; eq. 23 without its weight)
+        weighted    T (L_{t-1} - C)                               (report eq. 20, 23)
+        vlb         T L_{t-1}, L_0 at the first timestep          (report eq. 16)
+        hybrid      simple + vlb_scale vlb, the bound with respect to the variance alone
+                                                                  (Nichol and Dhariwal 2021, Eq. 16)
 
         Args:
             latents (`torch.Tensor` of shape `(batch_size, channels, height, width)`): x_0, about unit variance.
@@ -55,20 +69,35 @@ class DenoisingModel(torch.nn.Module):
                 latents of the masked image, for a U-Net that inpaints.
 
         Returns:
-            `dict`: `"loss"` of shape `(batch_size,)`, float32.
+            `dict` of tensors of shape `(batch_size,)`, float32: `"loss"`, and with `hybrid` its parts `"simple"` and
+            `"vlb"`. All but `simple` are in bits of each value, estimates of the sum over all timesteps.
         """
         if self.text_encoder is not None:
             encoder_hidden_states = self.text_encoder(input_ids)[0][caption_rows]
         noisy_latents = self.scheduler.add_noise(latents, noise, timesteps)
         model_input = noisy_latents if added_channels is None else torch.cat([noisy_latents, added_channels], dim=1)
-        prediction = self.unet(model_input, timesteps, encoder_hidden_states).sample
+        output = self.unet(model_input, timesteps, encoder_hidden_states).sample.float()
+        x_0, x_t = latents.float(), noisy_latents.float()
+        if self.settings.objective == "weighted":
+            return {"loss": self._bits(self.bound.mean_term(output, x_0, x_t, timesteps), x_0)}
+        if self.settings.objective == "vlb":
+            return {"loss": self._bits(self.bound.term(output, x_0, x_t, timesteps), x_0)}
+        prediction, variance = self.scheduler.split_output(output, x_t)
         target = self.scheduler.training_target(latents, noise, timesteps)
-        loss = (prediction.float() - target.float()).square().flatten(1).mean(1)
-        return {"loss": loss * self._weights(timesteps)}
+        simple = (prediction - target.float()).square().flatten(1).mean(1) * self._weights(timesteps)
+        if variance is None:
+            return {"loss": simple}
+        frozen_mean = torch.cat([prediction.detach(), variance], dim=1)
+        vlb = self._bits(self.bound.term(frozen_mean, x_0, x_t, timesteps), x_0)
+        return {"loss": simple + self.settings.vlb_scale * vlb, "simple": simple, "vlb": vlb}
+
+    def _bits(self, nats: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """Turn one term, of a timestep that was drawn evenly, into an estimate of the sum of all."""
+        return len(self.scheduler) * bits_per_dimension(nats, latents[0].numel())
 
     def _weights(self, timesteps: torch.Tensor) -> torch.Tensor:
-        if self.snr_gamma is None:
+        if self.settings.snr_gamma is None:
             return torch.ones(timesteps.shape, device=timesteps.device)
         alphas_cumprod = self.scheduler.alphas_cumprod.to(timesteps.device)
         ratio, previous = snr(alphas_cumprod, timesteps), snr(alphas_cumprod, timesteps - 1)
-        return min_snr_weights(ratio, self.snr_gamma, self.scheduler.config["prediction_type"], previous)
+        return min_snr_weights(ratio, self.settings.snr_gamma, self.scheduler.config["prediction_type"], previous)

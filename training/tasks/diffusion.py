@@ -14,6 +14,7 @@ from torch.utils.data import Dataset
 from sd_pipeline import SDInpaintPipeline, SDPipeline, SDUNet2DConditionModel
 from sd_pipeline.latents import scale_latents
 from sd_pipeline.publishing.repository import export_pipeline
+from sd_pipeline.schedulers.bound_of_schedule import Decoder
 from training.config import ConfigError, DiffusionConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize
@@ -88,7 +89,8 @@ class DiffusionTask(WithoutAdversary):
             self.unet.enable_gradient_checkpointing()
             if joint is not None:
                 joint.gradient_checkpointing_enable()
-        self.model = DenoisingModel(self.unet, joint, self.scheduler, self.settings.snr_gamma)
+        decoder: Decoder = "discretised" if vae is None else "gaussian"
+        self.model = DenoisingModel(self.unet, joint, self.scheduler, self.settings, decoder)
 
     def _start(self) -> SDUNet2DConditionModel:
         if self.pretrained is not None:

@@ -23,6 +23,8 @@ _FORWARD_PROCESS = (
 )
 """What a scheduler's configuration says of the forward process and the prediction, whatever its way to sample."""
 
+_LEARNED_VARIANCE = ("DDPMScheduler", "SDDDPMScheduler")
+
 
 def build_scheduler(config: TrainConfig, in_pixel_space: bool, pretrained: Scheduler | None = None) -> SDDDPMScheduler:
     """Build the scheduler of training; it clips predictions of x_0 in pixel space only, unless it says otherwise.
@@ -34,9 +36,16 @@ def build_scheduler(config: TrainConfig, in_pixel_space: bool, pretrained: Sched
             predicted, hold where the run says nothing else.
     """
     arguments = {"clip_sample": in_pixel_space, **_forward_process(pretrained), **config.diffusion.scheduler}
-    if str(arguments.get("variance_type")).startswith("learned"):
-        kind = arguments["variance_type"]
-        raise ConfigError(f"diffusion.scheduler.variance_type = {kind!r}: Algorithm 1 does not train variances")
+    if arguments.get("variance_type") == "learned":
+        raise ConfigError(
+            "diffusion.scheduler.variance_type = 'learned': nothing keeps such a variance positive; learned_range is "
+            "trained"
+        )
+    if config.diffusion.learns_variance and pretrained is not None:
+        raise ConfigError(
+            "diffusion.scheduler.variance_type = 'learned_range': allowed without "
+            "diffusion.pretrained_model_name_or_path, whose U-Net has no channels for it"
+        )
     return build("diffusion.scheduler", SDDDPMScheduler, arguments)
 
 
@@ -55,7 +64,7 @@ def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler, pretr
     evaluation = config.evaluation
     own = scheduler.config
     if evaluation.scheduler is not None or pretrained is None:
-        name = evaluation.scheduler or "DDIMScheduler"
+        name = evaluation.scheduler or ("DDPMScheduler" if config.diffusion.learns_variance else "DDIMScheduler")
         kind = {"SDDDPMScheduler": SDDDPMScheduler}.get(name) or getattr(diffusers, name, None)
     else:
         kind, name = type(pretrained), type(pretrained).__name__
@@ -64,6 +73,10 @@ def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler, pretr
         raise ConfigError(
             f"evaluation.scheduler = {evaluation.scheduler!r}: must be SDDDPMScheduler or a scheduler of diffusers, "
             "such as DDIMScheduler or DPMSolverMultistepScheduler"
+        )
+    if config.diffusion.learns_variance and name not in _LEARNED_VARIANCE:
+        raise ConfigError(
+            f"evaluation.scheduler = {name!r}: a learned variance is used by {', '.join(_LEARNED_VARIANCE)}"
         )
     # What the stock pipeline, and so ours, demands of a scheduler beside an autoencoder.
     offset = {} if scheduler.config["clip_sample"] else {"steps_offset": 1}

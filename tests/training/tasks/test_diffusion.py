@@ -9,9 +9,13 @@ import pytest
 import torch
 
 from sd_pipeline import SDDDPMScheduler, SDPipeline
+from sd_pipeline.schedulers.bound_of_schedule import BoundOfSchedule
+from sd_pipeline.schedulers.posterior import posterior_variance, transition_beta
 from sd_pipeline.schedulers.signal_to_noise import min_snr_weights
+from sd_pipeline.schedulers.variational_bound import epsilon_weight
 from tests.components import tiny_text_encoder, tiny_tokenizer, tiny_unconditional_unet, tiny_unet, tiny_vae
 from tests.training.configurations import some_digits, tiny_train_config
+from training.config import DiffusionConfig
 from training.engine.random_streams import standard_normal
 from training.tasks.components import FrozenModels
 from training.tasks.diffusion import DenoisingModel, DiffusionTask
@@ -48,7 +52,7 @@ def test_the_loss_is_the_mean_squared_error_of_the_target(prediction_type):
     }[prediction_type]
     prediction = unet(x_t.float(), TIMESTEPS, None).sample.double()
     expected = (target - prediction).square().flatten(1).mean(1)
-    loss = DenoisingModel(unet, None, scheduler, snr_gamma=None)(**batch)["loss"]
+    loss = DenoisingModel(unet, None, scheduler, DiffusionConfig())(**batch)["loss"]
     assert (loss.shape, loss.dtype) == ((4,), torch.float32)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-3, atol=1e-5)
 
@@ -57,8 +61,8 @@ def test_the_loss_is_the_mean_squared_error_of_the_target(prediction_type):
 @pytest.mark.parametrize("prediction_type", PREDICTIONS)
 def test_min_snr_weighs_each_sample(prediction_type):
     scheduler, unet = SDDDPMScheduler(prediction_type=prediction_type), tiny_unconditional_unet()
-    plain = DenoisingModel(unet, None, scheduler, snr_gamma=None)(**arguments())["loss"]
-    weighed = DenoisingModel(unet, None, scheduler, snr_gamma=5.0)(**arguments())["loss"]
+    plain = DenoisingModel(unet, None, scheduler, DiffusionConfig())(**arguments())["loss"]
+    weighed = DenoisingModel(unet, None, scheduler, DiffusionConfig(snr_gamma=5.0))(**arguments())["loss"]
     expected = min_snr_weights(scheduler.snr(TIMESTEPS), 5.0, prediction_type, scheduler.snr(TIMESTEPS - 1))
     torch.testing.assert_close(weighed, plain * expected)
 
@@ -67,8 +71,8 @@ def test_min_snr_weighs_each_sample(prediction_type):
 def test_min_snr_of_epsilon_is_the_ratio_of_the_paper():
     """w = min(snr, gamma) / snr (Hang et al. 2023)."""
     scheduler, unet = SDDDPMScheduler(), tiny_unconditional_unet()
-    plain = DenoisingModel(unet, None, scheduler, snr_gamma=None)(**arguments())["loss"]
-    weighed = DenoisingModel(unet, None, scheduler, snr_gamma=5.0)(**arguments())["loss"]
+    plain = DenoisingModel(unet, None, scheduler, DiffusionConfig())(**arguments())["loss"]
+    weighed = DenoisingModel(unet, None, scheduler, DiffusionConfig(snr_gamma=5.0))(**arguments())["loss"]
     abar = scheduler.alphas_cumprod[TIMESTEPS]
     ratio = abar / (1 - abar)
     torch.testing.assert_close(weighed / plain, ratio.clamp(max=5.0) / ratio)
@@ -80,11 +84,76 @@ def test_min_snr_of_epsilon_is_the_ratio_of_the_paper():
 def test_zero_terminal_snr_is_safe(prediction_type):
     scheduler = SDDDPMScheduler(prediction_type=prediction_type, rescale_betas_zero_snr=True)
     assert scheduler.alphas_cumprod[-1] == 0
-    model = DenoisingModel(tiny_unconditional_unet(), None, scheduler, snr_gamma=5.0)
+    model = DenoisingModel(tiny_unconditional_unet(), None, scheduler, DiffusionConfig(snr_gamma=5.0))
     loss = model(**arguments())["loss"]
     loss.mean().backward()
     assert torch.isfinite(loss).all()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+HYBRID = DiffusionConfig(objective="hybrid", scheduler={"variance_type": "learned_range"})
+BOUNDS = [DiffusionConfig(objective="weighted"), DiffusionConfig(objective="vlb"), HYBRID]
+
+
+def losses_of(settings: DiffusionConfig, timesteps: torch.Tensor = TIMESTEPS, **schedule) -> dict[str, torch.Tensor]:
+    scheduler = SDDDPMScheduler(clip_sample=False, **{**schedule, **settings.scheduler})
+    unet = tiny_unconditional_unet(out_channels=8 if settings.learns_variance else 4)
+    return DenoisingModel(unet, None, scheduler, settings)(**arguments(timesteps=timesteps))
+
+
+@pytest.mark.parametrize("prediction_type", PREDICTIONS)
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+def test_the_weighted_objective_is_the_simple_one_in_bits(prediction_type, variance_type):
+    """Eq. 23: the same squared error, by beta^2 / (2 sigma^2 alpha (1 - abar)) for epsilon and likewise for others."""
+    choice = {"prediction_type": prediction_type, "variance_type": variance_type}
+    timesteps = torch.tensor([1, 3, 500, 999])
+    simple = losses_of(DiffusionConfig(), timesteps, **choice)["loss"].double()
+    weighted = losses_of(BOUNDS[0], timesteps, **choice)["loss"].double()
+    alphas = SDDDPMScheduler(**choice).alphas_cumprod.double()
+    a, before = alphas[timesteps], alphas[timesteps - 1]
+    variance = transition_beta(a, before) if variance_type == "fixed_large" else posterior_variance(a, before)
+    of_epsilon = epsilon_weight(variance, a, before)
+    factor = {
+        "epsilon": of_epsilon,
+        "sample": of_epsilon * a / (1 - a),
+        "v_prediction": of_epsilon * a,
+        "mean": 1 / (2 * variance),
+    }[prediction_type]
+    torch.testing.assert_close(weighted, simple * factor * 1000 / math.log(2), rtol=2e-3, atol=0)
+
+
+@pytest.mark.parametrize("settings", BOUNDS, ids=lambda settings: settings.objective)
+@pytest.mark.parametrize("schedule", [{}, {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}])
+def test_all_objectives_are_finite_and_train(settings, schedule):
+    losses = losses_of(settings, **schedule)
+    assert all(loss.shape == (4,) and torch.isfinite(loss).all() for loss in losses.values())
+    assert losses["loss"].requires_grad
+
+
+@torch.no_grad()
+def test_the_average_over_all_timesteps_is_the_bound():
+    """T times a term, its timestep drawn evenly, has the sum of all terms as its expectation."""
+    timesteps = torch.arange(8)
+    scheduler = SDDDPMScheduler(num_train_timesteps=8, beta_start=0.1, beta_end=0.6, clip_sample=False)
+    x_0, noise = (draws(seed, 1, 4, 8, 8).expand(8, -1, -1, -1) for seed in (0, 1))
+    unet = tiny_unconditional_unet()
+    loss = DenoisingModel(unet, None, scheduler, BOUNDS[1])(latents=x_0, noise=noise, timesteps=timesteps)["loss"]
+    x_t = scheduler.add_noise(x_0, noise, timesteps)
+    terms = BoundOfSchedule(scheduler, "gaussian").term(unet(x_t, timesteps, None).sample, x_0, x_t, timesteps)
+    torch.testing.assert_close(loss.mean(), terms.sum() / (math.log(2) * 256), rtol=1e-4, atol=0)
+
+
+def test_the_bound_of_the_hybrid_trains_the_variance_alone():
+    scheduler = SDDDPMScheduler(clip_sample=False, variance_type="learned_range")
+    unet = tiny_unconditional_unet(out_channels=8)
+    losses = DenoisingModel(unet, None, scheduler, HYBRID)(**arguments())
+    torch.testing.assert_close(losses["loss"], losses["simple"] + 0.001 * losses["vlb"])
+    last = unet.conv_out.weight
+    of = {part: torch.autograd.grad(losses[part].sum(), last, retain_graph=True)[0] for part in ("simple", "vlb")}
+    assert of["vlb"][:4].abs().max() == 0
+    assert of["vlb"][4:].abs().max() > 0
+    assert of["simple"][:4].abs().max() > 0
+    assert of["simple"][4:].abs().max() == 0
 
 
 @pytest.mark.parametrize("joint", [True, False])

@@ -92,6 +92,14 @@ def test_models_that_fit(values, finished):
         (changed("diffusion.scheduler", beta_start=-1.0), "diffusion.scheduler: .*beta_start"),
         (changed("diffusion.scheduler", beta_began=0.1), "diffusion.scheduler: .*beta_began"),
         (changed("diffusion.scheduler", variance_type="learned"), "diffusion.scheduler.variance_type = 'learned'"),
+        (
+            {
+                "diffusion__objective": "hybrid",
+                **changed("diffusion.scheduler", variance_type="learned_range"),
+                "evaluation__scheduler": "DDIMScheduler",
+            },
+            "evaluation.scheduler = 'DDIMScheduler': a learned variance is used by DDPMScheduler, SDDDPMScheduler",
+        ),
         ({"evaluation__scheduler": "DIMScheduler"}, "evaluation.scheduler = 'DIMScheduler': must be .*DDIMScheduler"),
         ({"evaluation__scheduler": "UNet2DModel"}, "evaluation.scheduler = 'UNet2DModel': must be "),
         (
