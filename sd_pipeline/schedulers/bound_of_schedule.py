@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
 from typing import Literal
 
 import torch
 
-from sd_pipeline.schedulers.reverse_process import ReverseProcessMixin
+from sd_pipeline.schedulers.scheduling_ddpm import SDDDPMScheduler
 from sd_pipeline.schedulers.variational_bound import (
     discretised_gaussian_nll,
     gaussian_nll,
@@ -22,19 +22,26 @@ Decoder = Literal["gaussian", "discretised"]
 DECODERS = {"gaussian": gaussian_nll, "discretised": discretised_gaussian_nll}
 
 
-@dataclass(frozen=True)
 class BoundOfSchedule:
     """Every term of the bound (report eq. 16) for the timesteps of a scheduler.
 
-    Timesteps count from 0: timestep 0 has L_0, timestep t > 0 the divergence that the report calls L_t.
+    Timesteps count from 0: timestep 0 has L_0, timestep t > 0 the divergence that the report calls L_t. With samples
+    in float64 terms are exact to about eight digits: alpha_bar is multiplied up anew in float64, for a beta_t that is
+    the difference of two alpha_bar of float32 keeps three.
 
     Args:
-        scheduler ([`SDDDPMScheduler`]): The schedule, what is predicted, and the variance of the reverse steps.
+        scheduler ([`SDDDPMScheduler`]): The schedule, what is predicted, and the variance of the reverse steps. Is not
+            changed.
         decoder (`str`): `"gaussian"` or `"discretised"`.
+
+    Attributes:
+        scheduler ([`SDDDPMScheduler`]): A copy whose `alphas_cumprod` is float64; it makes the x_t of `term`.
     """
 
-    scheduler: ReverseProcessMixin
-    decoder: Decoder
+    def __init__(self, scheduler: SDDDPMScheduler, decoder: Decoder) -> None:
+        self.scheduler = copy.copy(scheduler)
+        self.scheduler.alphas_cumprod = torch.cumprod(1 - scheduler.betas.double(), dim=0)
+        self.decoder = decoder
 
     def prior(self, x_0: torch.Tensor) -> torch.Tensor:
         """Give L_T, which no network changes.
