@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from sd_pipeline.models.gaussian import DiagonalGaussian
+
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
@@ -108,6 +110,27 @@ def fold_latent_statistics(vae: SDAutoencoderKL | AutoencoderKL, mean: torch.Ten
     # `from_config` resets every key under `_use_default_values` to the default of the class.
     still_default = [key for key in config.get("_use_default_values", []) if key not in folded]
     vae.register_to_config(**folded, _use_default_values=still_default)
+
+
+def folded_prior(mean: torch.Tensor, std: torch.Tensor, latents: torch.Tensor) -> DiagonalGaussian:
+    """Give the autoencoder's prior N(0, I) of raw latents in the coordinates after folding: N(-m/s, diag(1/s^2)).
+
+    The evidence lower bound of a folded autoencoder is that of the autoencoder before only with this prior.
+
+    Args:
+        mean (`torch.Tensor` of shape `(latent_channels,)`): m that was folded.
+        std (`torch.Tensor` of shape `(latent_channels,)`): s that was folded.
+        latents (`torch.Tensor` of shape `(batch_size, latent_channels, height, width)`): Only their shape counts.
+
+    Returns:
+        `DiagonalGaussian`: For `DiagonalGaussian.kl`, of the shape of `latents`, in the precision of `mean`.
+
+    Raises:
+        ValueError: If a shape or a value is impossible.
+    """
+    _check_statistics(mean, std, latents.shape[1])
+    channels = (moment.view(1, -1, 1, 1).expand(latents.shape) for moment in (-mean / std, -2 * std.log()))
+    return DiagonalGaussian(*channels)
 
 
 def _check_statistics(mean: torch.Tensor, std: torch.Tensor, latent_channels: int) -> None:

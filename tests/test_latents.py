@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from sd_pipeline import SDAutoencoderKL
-from sd_pipeline.latents import fold_latent_statistics, scale_latents, unscale_latents
+from sd_pipeline.latents import fold_latent_statistics, folded_prior, scale_latents, unscale_latents
 
 TINY = {
     "block_out_channels": (16, 32),
@@ -139,6 +139,18 @@ def test_folded_posterior_is_the_old_one_in_new_coordinates(vae):
     # What lies outside the fold: the clamp. Here no log-variance is near it, on either side.
     assert min(before.logvar.min(), after.logvar.min()) > -30
     assert max(before.logvar.max(), after.logvar.max()) < 20
+
+
+def test_the_divergence_from_the_folded_prior_is_that_before():
+    """KL does not depend on the coordinates, if both distributions are brought to the new ones."""
+    torch.manual_seed(0)
+    vae = SDAutoencoderKL(**TINY).eval()
+    with torch.no_grad():
+        before = vae.encode(images()).latent_dist.kl()
+        fold_latent_statistics(vae, MEAN, STD)
+        after = vae.encode(images()).latent_dist
+    torch.testing.assert_close(after.kl(folded_prior(MEAN, STD, after.mean)), before, rtol=1e-4, atol=1e-2)
+    assert (after.kl() - before).abs().min() > 1, "N(0, I) is not the prior any more"
 
 
 def test_isotropic_posterior_folds_with_one_std():
