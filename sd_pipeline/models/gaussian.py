@@ -178,26 +178,7 @@ class CholeskyGaussian:
             `torch.Tensor` of the shape and dtype of `mean`: z.
         """
         noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.reparameterise(noise)
-
-    def reparameterise(self, noise: torch.Tensor) -> torch.Tensor:
-        """Give z = mean + L epsilon (report eq. 11).
-
-        Args:
-            noise (`torch.Tensor` of the shape of `mean`): epsilon, standard normal.
-
-        Returns:
-            `torch.Tensor` of the shape of `mean`: z.
-        """
         return self.mean + (self.factor @ noise.flatten(1).unsqueeze(2)).view_as(self.mean)
-
-    def mode(self) -> torch.Tensor:
-        """Return the most probable latents.
-
-        Returns:
-            `torch.Tensor` of shape `(batch_size, num_channels, height, width)`: the mean.
-        """
-        return self.mean
 
     def kl(self) -> torch.Tensor:
         """Kullback-Leibler divergence to the prior N(0, I), in closed form.

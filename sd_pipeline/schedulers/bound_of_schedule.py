@@ -86,16 +86,16 @@ class BoundOfSchedule:
         """Give |mu_tilde - mu_theta|^2 / (2 sigma_t^2), the part that trains the mean (report eq. 19-20, 23).
 
         Args:
-            model_output (`torch.Tensor` of shape `(batch_size, num_channels, ...)`, or twice the channels): From x_t.
-            x_0 (`torch.Tensor` of shape `(batch_size, num_channels, ...)`): Clean samples.
-            x_t (`torch.Tensor`, same shape): Noisy ones.
-            timesteps (`torch.LongTensor` of shape `(batch_size,)`): t, in [0, num_train_timesteps).
+            model_output (`torch.Tensor`): As in `term`, like the others.
+            x_0 (`torch.Tensor`): Clean samples.
+            x_t (`torch.Tensor`): Noisy ones.
+            timesteps (`torch.LongTensor`): t.
 
         Returns:
             `torch.Tensor` of shape `(batch_size,)`, in [0, inf): nats a sample.
 
         Raises:
-            ValueError: If the shapes do not belong together, or a timestep is out of range.
+            ValueError: As in `term`.
         """
         mean, log_variance = self.scheduler.reverse_moments(model_output, x_t, timesteps)
         true_mean, _ = self.scheduler.posterior_mean_variance(x_0, x_t, timesteps, timesteps - 1)

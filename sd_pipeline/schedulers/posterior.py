@@ -90,6 +90,7 @@ def reverse_std(
     alpha_bar: torch.Tensor,
     alpha_bar_prev: torch.Tensor,
     predicted_variance: torch.Tensor | None = None,
+    least: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Give sigma_t of p_theta(x_s | x_t), the spread of the reverse step.
 
@@ -108,12 +109,17 @@ def reverse_std(
         alpha_bar_prev (`torch.Tensor`): alpha_bar_s, floating point, in (alpha_bar_t, 1].
         predicted_variance (`torch.Tensor`, *optional*):
             The model's v, of the shape of the samples; about [-1, 1] for learned_range. The learned types need it.
+        least (`torch.Tensor`, *optional*):
+            What beta_tilde counts as where s is the data, and it is 0: likelihoods need a variance there.
 
     Returns:
         `torch.Tensor`: sigma_t >= 0, of the shape of alpha_bar, or of the prediction for the learned types.
     """
     beta = transition_beta(alpha_bar, alpha_bar_prev)
-    beta_tilde = posterior_variance(alpha_bar, alpha_bar_prev).clamp(min=MIN_VARIANCE)
+    beta_tilde = posterior_variance(alpha_bar, alpha_bar_prev)
+    if least is not None:
+        beta_tilde = torch.where(alpha_bar_prev < 1, beta_tilde, least)
+    beta_tilde = beta_tilde.clamp(min=MIN_VARIANCE)
     if variance_type in ("fixed_large", "fixed_large_log"):
         return beta.sqrt()
     if predicted_variance is None:
@@ -122,37 +128,3 @@ def reverse_std(
         return predicted_variance.clamp(min=0).sqrt()
     fraction = (predicted_variance + 1) / 2
     return torch.exp(0.5 * (fraction * beta.log() + (1 - fraction) * beta_tilde.log()))
-
-
-def reverse_log_variance(
-    variance_type: str | None,
-    alpha_bar: torch.Tensor,
-    alpha_bar_prev: torch.Tensor,
-    least: torch.Tensor,
-    predicted_variance: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Give ln sigma_t^2 of p_theta(x_s | x_t), for likelihoods: finite in the step to the data too.
-
-    The variances are those of `reverse_std`, but where s is the data, and beta_tilde is 0, it counts as `least`.
-
-    Args:
-        variance_type (`str` or `None`): As in `reverse_std`.
-        alpha_bar (`torch.Tensor`): alpha_bar_t, floating point, in [0, 1).
-        alpha_bar_prev (`torch.Tensor`): alpha_bar_s, floating point, in (alpha_bar_t, 1].
-        least (`torch.Tensor`): beta_tilde of the step before the last.
-        predicted_variance (`torch.Tensor`, *optional*): As in `reverse_std`.
-
-    Returns:
-        `torch.Tensor`: ln sigma_t^2, of the shape of alpha_bar, or of the prediction for the learned types.
-    """
-    beta = transition_beta(alpha_bar, alpha_bar_prev)
-    if variance_type in ("fixed_large", "fixed_large_log"):
-        return beta.log()
-    small = torch.where(alpha_bar_prev < 1, posterior_variance(alpha_bar, alpha_bar_prev), least)
-    log_small = small.clamp(min=MIN_VARIANCE).log()
-    if predicted_variance is None:
-        return log_small
-    if variance_type == "learned":
-        return predicted_variance.clamp(min=MIN_VARIANCE).log()
-    fraction = (predicted_variance + 1) / 2
-    return fraction * beta.log() + (1 - fraction) * log_small

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from sd_pipeline.schedulers.forward_process import ForwardProcessMixin
-from sd_pipeline.schedulers.posterior import posterior_mean, posterior_variance, reverse_log_variance
+from sd_pipeline.schedulers.posterior import posterior_mean, posterior_variance, reverse_std
 from sd_pipeline.schedulers.scheduler_arguments import LEARNED_VARIANCE_TYPES
 from sd_pipeline.schedulers.thresholding import dynamic_threshold
 
@@ -42,8 +42,8 @@ class ReverseProcessMixin(ForwardProcessMixin):
         mean = posterior_mean(x_0, sample, alpha_bar, alpha_bar_prev)
         first = torch.full_like(timesteps, min(1, len(self) - 1))
         least = posterior_variance(self.alpha_bar(first, sample), self.alpha_bar(first - 1, sample, first=-1))
-        kind = self.config["variance_type"]
-        return mean, reverse_log_variance(kind, alpha_bar, alpha_bar_prev, least, predicted_variance)
+        std = reverse_std(self.config["variance_type"], alpha_bar, alpha_bar_prev, predicted_variance, least)
+        return mean, 2 * std.log()
 
     def split_output(
         self, model_output: torch.Tensor, sample: torch.Tensor
