@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from sd_pipeline.models.gaussian import DiagonalGaussian
+from sd_pipeline.stock_config import facts_of, record_facts
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -81,9 +82,9 @@ def fold_latent_statistics(vae: SDAutoencoderKL | AutoencoderKL, mean: torch.Ten
 
     Both convolutions are 1x1, without padding, so decoded images are unchanged in exact arithmetic. Stock pipelines of
     diffusers, which know one scalar factor only, then see standard latents in every channel. The prior N(0, I) of the
-    autoencoder becomes N(-m/s, diag(1/s^2)) in the new coordinates. The posterior's clamp of the log-variance to
-    [-30, 20] is not folded: it should be inactive before and after, that is, log-variances should stay in
-    [-30 + 2 ln max(s, 1), 20 + 2 ln min(s, 1)].
+    autoencoder becomes N(-m/s, diag(1/s^2)) in the new coordinates, and is recorded for `latent_prior`. The
+    posterior's clamp of the log-variance to [-30, 20] is not folded: it should be inactive before and after, that is,
+    log-variances should stay in [-30 + 2 ln max(s, 1), 20 + 2 ln min(s, 1)].
 
     Args:
         vae (`SDAutoencoderKL` or diffusers' `AutoencoderKL`): Changed in place, its `config` included.
@@ -110,27 +111,40 @@ def fold_latent_statistics(vae: SDAutoencoderKL | AutoencoderKL, mean: torch.Ten
     # `from_config` resets every key under `_use_default_values` to the default of the class.
     still_default = [key for key in config.get("_use_default_values", []) if key not in folded]
     vae.register_to_config(**folded, _use_default_values=still_default)
+    prior_mean, prior_std = _recorded_prior(config) or (torch.zeros_like(mean), torch.ones_like(std))
+    record_facts(vae, prior_mean=((prior_mean - mean) / std).tolist(), prior_std=(prior_std / std).tolist())
 
 
-def folded_prior(mean: torch.Tensor, std: torch.Tensor, latents: torch.Tensor) -> DiagonalGaussian:
-    """Give the autoencoder's prior N(0, I) of raw latents in the coordinates after folding: N(-m/s, diag(1/s^2)).
+def latent_prior(vae_config: Mapping[str, Any], raw_latents: torch.Tensor) -> DiagonalGaussian | None:
+    """Give the prior that an autoencoder was trained with, in the coordinates of its raw latents.
 
-    The evidence lower bound of a folded autoencoder is that of the autoencoder before only with this prior.
+    After folding that is N(-m/s, diag(1/s^2)); the evidence lower bound of a folded autoencoder is that of the
+    autoencoder before only with this prior.
 
     Args:
-        mean (`torch.Tensor` of shape `(latent_channels,)`): m that was folded.
-        std (`torch.Tensor` of shape `(latent_channels,)`): s that was folded.
-        latents (`torch.Tensor` of shape `(batch_size, latent_channels, height, width)`): Only their shape counts.
+        vae_config (mapping): The autoencoder's `config`.
+        raw_latents (`torch.Tensor` of shape `(batch_size, latent_channels, height, width)`): Only their shape counts.
 
     Returns:
-        `DiagonalGaussian`: For `DiagonalGaussian.kl`, of the shape of `latents`, in the precision of `mean`.
+        `DiagonalGaussian`: For `kl`, of the shape of `raw_latents`, in float64; `None` where it is not recorded.
 
     Raises:
-        ValueError: If a shape or a value is impossible.
+        ValueError: If a recorded shape or value is impossible.
     """
-    _check_statistics(mean, std, latents.shape[1])
-    channels = (moment.view(1, -1, 1, 1).expand(latents.shape) for moment in (-mean / std, -2 * std.log()))
-    return DiagonalGaussian(*channels)
+    recorded = _recorded_prior(vae_config)
+    if recorded is None:
+        return None
+    _check_statistics(*recorded, raw_latents.shape[1])
+    mean, std = (moment.to(raw_latents.device).view(1, -1, 1, 1).expand(raw_latents.shape) for moment in recorded)
+    return DiagonalGaussian(mean, 2 * std.log())
+
+
+def _recorded_prior(vae_config: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor] | None:
+    facts = facts_of(vae_config)
+    if not {"prior_mean", "prior_std"} <= facts.keys():
+        return None
+    mean, std = (torch.tensor(facts[name], dtype=torch.float64) for name in ("prior_mean", "prior_std"))
+    return mean, std
 
 
 def _check_statistics(mean: torch.Tensor, std: torch.Tensor, latent_channels: int) -> None:

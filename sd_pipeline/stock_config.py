@@ -3,7 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, ClassVar
+
+FACTS_KEY = "_sd_pipeline"
+"""Key of what diffusers has no word for, in `model_index.json` and in a `config.json`; diffusers ignores it."""
+
+
+def facts_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what was recorded about a component, or nothing.
+
+    Args:
+        config (`Mapping[str, Any]`): The component's `config`.
+
+    Returns:
+        `dict[str, Any]`: A copy.
+    """
+    facts = config.get(FACTS_KEY)
+    return dict(facts) if isinstance(facts, Mapping) else {}
+
+
+def record_facts(component: Any, **facts: Any) -> None:
+    """Add facts to the `config` of a component, in place. They are saved with it, and change nothing that it does.
+
+    Args:
+        component (`ConfigMixin`): A model of ours or of diffusers.
+        **facts: What JSON can hold.
+    """
+    component.register_to_config(**{FACTS_KEY: {**facts_of(component.config), **facts}})
 
 
 class StockConfigMixin:

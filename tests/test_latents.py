@@ -5,7 +5,7 @@ import torch
 from diffusers import AutoencoderKL
 
 from sd_pipeline import SDAutoencoderKL
-from sd_pipeline.latents import fold_latent_statistics, folded_prior, scale_latents, unscale_latents
+from sd_pipeline.latents import fold_latent_statistics, latent_prior, scale_latents, unscale_latents
 
 TINY = {
     "block_out_channels": (16, 32),
@@ -141,16 +141,33 @@ def test_folded_posterior_is_the_old_one_in_new_coordinates(vae):
     assert max(before.logvar.max(), after.logvar.max()) < 20
 
 
-def test_the_divergence_from_the_folded_prior_is_that_before():
-    """KL does not depend on the coordinates, if both distributions are brought to the new ones."""
+@pytest.mark.parametrize("posterior", ["diagonal", "cholesky"])
+def test_the_divergence_from_the_folded_prior_is_that_before(posterior, tmp_path):
+    """KL does not depend on the coordinates, if both distributions are brought to the new ones; also folded twice."""
     torch.manual_seed(0)
-    vae = SDAutoencoderKL(**TINY).eval()
+    vae = SDAutoencoderKL(**TINY, sample_size=16, posterior=posterior).eval()
+    if posterior == "cholesky":
+        torch.nn.init.normal_(vae.cholesky_head.linear.weight, std=0.02)
     with torch.no_grad():
         before = vae.encode(images()).latent_dist.kl()
+        assert latent_prior(vae.config, torch.zeros(8, 4, 8, 8)) is None
         fold_latent_statistics(vae, MEAN, STD)
+        fold_latent_statistics(vae, STD, MEAN.abs() + 1)
+        vae.save_pretrained(tmp_path)
+        vae = SDAutoencoderKL.from_pretrained(tmp_path)
         after = vae.encode(images()).latent_dist
-    torch.testing.assert_close(after.kl(folded_prior(MEAN, STD, after.mean)), before, rtol=1e-4, atol=1e-2)
+    torch.testing.assert_close(after.kl(latent_prior(vae.config, after.mean)).float(), before, rtol=1e-4, atol=1e-2)
     assert (after.kl() - before).abs().min() > 1, "N(0, I) is not the prior any more"
+
+
+def test_stock_diffusers_carries_the_recorded_prior_along(vae, tmp_path):
+    fold_latent_statistics(vae, MEAN, STD)
+    vae.save_pretrained(tmp_path / "once")
+    AutoencoderKL.from_pretrained(tmp_path / "once").save_pretrained(tmp_path / "again")
+    again = SDAutoencoderKL.from_pretrained(tmp_path / "again")
+    prior = latent_prior(again.config, latents())
+    torch.testing.assert_close(prior.mean[0, :, 0, 0], (-MEAN / STD).double(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(prior.std[0, :, 0, 0], (1 / STD).double(), rtol=1e-6, atol=1e-6)
 
 
 def test_isotropic_posterior_folds_with_one_std():

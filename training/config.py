@@ -211,6 +211,12 @@ class TrainConfig:
         has_shapes = self.data.aspect_ratio_bucket_step is not None
         allowed = "false with data.aspect_ratio_bucket_step, which gives the latents several shapes"
         require(not (self.diffusion.cache_latents and has_shapes), "diffusion.cache_latents", True, allowed)
+        is_full = self.autoencoder.vae.get("posterior") == "cholesky"
+        allowed = "false with autoencoder.vae.posterior 'cholesky', whose covariances are not cached"
+        require(not (self.diffusion.cache_latents and is_full), "diffusion.cache_latents", True, allowed)
+        allowed = "null with autoencoder.vae.posterior 'cholesky', which is for images of one size"
+        step = self.data.aspect_ratio_bucket_step
+        require(not (is_full and has_shapes), "data.aspect_ratio_bucket_step", step, allowed)
 
     @property
     def trackers(self) -> list[str]:

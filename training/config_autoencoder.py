@@ -82,6 +82,8 @@ class AutoencoderConfig(StageConfig):
             (binary cross-entropy).
         likelihood_std: Standard deviation of the Gaussian or Laplacian likelihood, in units of pixel values in
             [-1, 1].
+        learn_likelihood_std: Learn that of the Gaussian likelihood with the networks, from `likelihood_std` on, so
+            that reconstruction and KL divergence are in balance by themselves.
         kl_scale: Factor of the KL divergence; 1 is the bound itself.
         perceptual: A distance in the features of a pretrained network.
         adversarial: A discriminator of patches.
@@ -90,6 +92,7 @@ class AutoencoderConfig(StageConfig):
     vae: dict[str, Any] = field(default_factory=_default_vae)
     likelihood: Literal["gaussian", "laplace", "bernoulli"] = "gaussian"
     likelihood_std: float = 0.1
+    learn_likelihood_std: bool = False
     kl_scale: float = 1.0
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
@@ -107,4 +110,7 @@ class AutoencoderConfig(StageConfig):
         is_used = self.adversarial.scale == 0 or starts < self.max_train_steps
         require(is_used, "autoencoder.adversarial.start_step", starts, allowed)
         require(0 < std < INFINITY, "autoencoder.likelihood_std", std, "above 0 and finite")
+        can_learn = self.likelihood == "gaussian" or not self.learn_likelihood_std
+        allowed = "false with another autoencoder.likelihood than gaussian"
+        require(can_learn, "autoencoder.learn_likelihood_std", self.learn_likelihood_std, allowed)
         require(0 <= scale < INFINITY, "autoencoder.kl_scale", scale, "at least 0 and finite")

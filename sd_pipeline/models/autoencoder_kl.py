@@ -15,12 +15,13 @@ from diffusers.utils.accelerate_utils import apply_forward_hook
 from torch import nn
 
 from sd_pipeline.models.autoencoder_blocks import ACTIVATIONS, Decoder, Encoder
-from sd_pipeline.models.gaussian import DiagonalGaussian
+from sd_pipeline.models.cholesky_head import CholeskyHead
+from sd_pipeline.models.gaussian import LOGVAR_RANGE, CholeskyGaussian, DiagonalGaussian
 from sd_pipeline.models.tiling import TileGrid, apply_tiled
 from sd_pipeline.stock_config import StockConfigMixin
 from sd_pipeline.stock_weights import SafetensorsMixin
 
-POSTERIORS = ("diagonal", "isotropic")
+POSTERIORS = ("diagonal", "isotropic", "cholesky")
 
 
 class SDAutoencoderKL(StockConfigMixin, SafetensorsMixin, ModelMixin, AutoencoderMixin, ConfigMixin):  # type: ignore[misc]
@@ -59,6 +60,8 @@ class SDAutoencoderKL(StockConfigMixin, SafetensorsMixin, ModelMixin, Autoencode
         posterior (`str`, *optional*, defaults to `"diagonal"`):
             `"diagonal"`: a standard deviation for each element of the latents, as in diffusers. `"isotropic"`: one
             sigma_phi(x) for an image, as in report eq. 9; its log-variance is the mean over the image's elements.
+            `"cholesky"`: a covariance of all elements, as in report eq. 10, for images of `sample_size` alone and
+            latents of at most 512 elements. Diffusers can decode with such a model, and encodes to other deviations.
 
     Raises:
         ValueError: If a value is impossible; the message names the key, the value and what is allowed.
@@ -124,6 +127,10 @@ class SDAutoencoderKL(StockConfigMixin, SafetensorsMixin, ModelMixin, Autoencode
         self.quant_conv = nn.Conv2d(2 * latent_channels, 2 * latent_channels, 1) if use_quant_conv else None
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 1) if use_post_quant_conv else None
         self.decoder = Decoder(latent_channels, out_channels, *shared)
+        self.cholesky_head: CholeskyHead | None = None
+        if posterior == "cholesky":
+            num_elements = latent_channels * (tile_size // 2 ** (len(block_out_channels) - 1)) ** 2
+            self.cholesky_head = CholeskyHead(2 * num_elements, num_elements)
 
         self.use_slicing = False
         self.use_tiling = False
@@ -132,7 +139,9 @@ class SDAutoencoderKL(StockConfigMixin, SafetensorsMixin, ModelMixin, Autoencode
         self.tile_overlap_factor = 0.25
 
     @apply_forward_hook
-    def encode(self, x: torch.Tensor, return_dict: bool = True) -> AutoencoderKLOutput | tuple[DiagonalGaussian]:
+    def encode(
+        self, x: torch.Tensor, return_dict: bool = True
+    ) -> AutoencoderKLOutput | tuple[DiagonalGaussian | CholeskyGaussian]:
         """Encode images to the posterior over their raw latents.
 
         Args:
@@ -142,13 +151,14 @@ class SDAutoencoderKL(StockConfigMixin, SafetensorsMixin, ModelMixin, Autoencode
         Returns:
             [`~diffusers.models.modeling_outputs.AutoencoderKLOutput`] with `latent_dist`, or the tuple of it: a
             `DiagonalGaussian` of shape `(batch_size, latent_channels, height / f, width / f)`,
-            f = 2^(len(block_out_channels) - 1).
+            f = 2^(len(block_out_channels) - 1), or with `posterior="cholesky"` a `CholeskyGaussian`.
+
+        Raises:
+            ValueError: If the posterior is `"cholesky"` and the images are not of `sample_size`.
         """
-        grid = TileGrid(self.tile_sample_min_size, self.tile_latent_min_size, self.tile_overlap_factor)
-        mean, logvar = self._in_parts(self._encode_moments, x, grid).chunk(2, dim=1)
-        if self.config["posterior"] == "isotropic":
-            logvar = logvar.mean(dim=(1, 2, 3), keepdim=True).expand_as(mean)
-        latent_dist = DiagonalGaussian(mean, logvar)
+        latent_dist = (
+            self._diagonal_posterior(x) if self.cholesky_head is None else self._full_posterior(x, self.cholesky_head)
+        )
         return AutoencoderKLOutput(latent_dist=latent_dist) if return_dict else (latent_dist,)
 
     @apply_forward_hook
@@ -192,6 +202,24 @@ class SDAutoencoderKL(StockConfigMixin, SafetensorsMixin, ModelMixin, Autoencode
         posterior = self.encode(sample).latent_dist
         latents = posterior.sample(generator=generator) if sample_posterior else posterior.mode()
         return self.decode(latents, return_dict=return_dict)
+
+    def _diagonal_posterior(self, pixel_values: torch.Tensor) -> DiagonalGaussian:
+        grid = TileGrid(self.tile_sample_min_size, self.tile_latent_min_size, self.tile_overlap_factor)
+        mean, logvar = self._in_parts(self._encode_moments, pixel_values, grid).chunk(2, dim=1)
+        if self.config["posterior"] == "isotropic":
+            logvar = logvar.mean(dim=(1, 2, 3), keepdim=True).expand_as(mean)
+        return DiagonalGaussian(mean, logvar)
+
+    def _full_posterior(self, pixel_values: torch.Tensor, head: CholeskyHead) -> CholeskyGaussian:
+        side = self.tile_sample_min_size
+        if pixel_values.shape[-2:] != (side, side):
+            height, width = pixel_values.shape[-2:]
+            raise ValueError(f"posterior 'cholesky' is for images of {side}x{side} pixels, got {height}x{width}")
+        features = self.encoder(pixel_values)
+        moments = features if self.quant_conv is None else self.quant_conv(features)
+        mean, logvar = moments.chunk(2, dim=1)
+        # Features from before quant_conv: what is folded into that leaves the correlations alone.
+        return CholeskyGaussian(mean, head(features, logvar.clamp(*LOGVAR_RANGE)))
 
     def _encode_moments(self, pixel_values: torch.Tensor) -> torch.Tensor:
         moments = self.encoder(pixel_values)

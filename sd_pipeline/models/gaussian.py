@@ -64,6 +64,17 @@ class DiagonalGaussian:
             `torch.Tensor` of the shape and dtype of `mean`: z.
         """
         noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.reparameterise(noise)
+
+    def reparameterise(self, noise: torch.Tensor) -> torch.Tensor:
+        """Give z = mean + std * epsilon for noise drawn elsewhere (report, eq. 11).
+
+        Args:
+            noise (`torch.Tensor` of the shape of `mean`): epsilon, standard normal.
+
+        Returns:
+            `torch.Tensor` of the shape of `mean`: z.
+        """
         return self.mean + self.std * noise
 
     def mode(self) -> torch.Tensor:
@@ -136,6 +147,11 @@ class CholeskyGaussian:
             L_phi(x) of report eq. 10, lower triangular with a positive diagonal, for the elements of a sample in the
             order of memory: channel, row, column.
 
+    Attributes:
+        std (`torch.Tensor` of the shape of `mean`): Standard deviation of each element alone.
+        logvar (`torch.Tensor` of the shape of `mean`): ln L_ii^2, the log-variance of each element once those before
+            it are known.
+
     Raises:
         ValueError: If the shapes do not belong together, or `factor` is no such matrix.
 
@@ -160,6 +176,7 @@ class CholeskyGaussian:
             raise ValueError("factor must be lower triangular with a positive diagonal")
         self.mean = mean
         self.factor = factor
+        self.logvar = 2 * diagonal.log().view_as(mean)
         self.var = factor.square().sum(2).view_as(mean)
         self.std = self.var.sqrt()
 
@@ -178,19 +195,47 @@ class CholeskyGaussian:
             `torch.Tensor` of the shape and dtype of `mean`: z.
         """
         noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.mean + (self.factor @ noise.flatten(1).unsqueeze(2)).view_as(self.mean)
+        return self.reparameterise(noise)
 
-    def kl(self) -> torch.Tensor:
-        """Kullback-Leibler divergence to the prior N(0, I), in closed form.
+    def reparameterise(self, noise: torch.Tensor) -> torch.Tensor:
+        """Give z = mean + L epsilon for noise drawn elsewhere (report, eq. 11).
 
-        KL(N(mu, L L^T) || N(0, I)) = 1/2 (|L|_F^2 + |mu|^2 - n) - ln |det L|
+        Args:
+            noise (`torch.Tensor` of the shape of `mean`): epsilon, standard normal.
+
+        Returns:
+            `torch.Tensor` of the shape of `mean`: z.
+        """
+        factor = self.factor.to(noise.dtype)
+        return self.mean + (factor @ noise.flatten(1).unsqueeze(2)).view_as(self.mean)
+
+    def mode(self) -> torch.Tensor:
+        """Return the most probable latents.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_channels, height, width)`: the mean.
+        """
+        return self.mean
+
+    def kl(self, other: DiagonalGaussian | None = None) -> torch.Tensor:
+        """Kullback-Leibler divergence to a diagonal Gaussian, by default the prior N(0, I), in closed form.
+
+        KL(N(mu, L L^T) || N(m, S S)) = 1/2 (|S^-1 L|_F^2 + |S^-1 (mu - m)|^2 - n) - ln |det L| + ln |det S|
+
+        Args:
+            other (`DiagonalGaussian`, *optional*): N(m, S S), S diagonal, of the same shape.
 
         Returns:
             `torch.Tensor` of shape `(batch_size,)`, float32 or wider, in [0, inf): nats a sample.
         """
         mean, factor = _at_least_float32(self.mean).flatten(1), _at_least_float32(self.factor)
+        log_determinant = self._log_determinant()
+        if other is not None:
+            std = other.std.to(mean.dtype).flatten(1)
+            mean, factor = (mean - other.mean.to(mean.dtype).flatten(1)) / std, factor / std.unsqueeze(2)
+            log_determinant = log_determinant - std.log().sum(1)
         terms = factor.square().sum((1, 2)) + mean.square().sum(1) - mean.shape[1]
-        return 0.5 * terms - self._log_determinant()
+        return 0.5 * terms - log_determinant
 
     def log_prob(self, z: torch.Tensor) -> torch.Tensor:
         """Log-density of latents.

@@ -15,7 +15,8 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
-FACTS_KEY = "_sd_pipeline"
+from sd_pipeline.stock_config import FACTS_KEY
+
 # Below it: digests of the weights by their paths (see `manifest.py`).
 MANIFEST_KEY = "sha256"
 

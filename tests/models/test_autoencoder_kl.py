@@ -295,7 +295,7 @@ def test_unknown_keys_raise():
         ({"in_channels": 1.5}, "in_channels must be an integer of at least 1, got 1.5"),
         ({"sample_size": 0}, "sample_size must be an integer of at least 1, got 0"),
         ({"act_fn": "sliu"}, "act_fn must be one of silu, swish, mish, gelu, relu, got 'sliu'"),
-        ({"posterior": "full"}, "posterior must be one of diagonal, isotropic, got 'full'"),
+        ({"posterior": "full"}, "posterior must be one of diagonal, isotropic, cholesky, got 'full'"),
         (
             {"down_block_types": ("DownEncoderBlock2D", "DownBlock2D")},
             "must be one of DownEncoderBlock2D, got 'DownBlock2D'",

@@ -142,6 +142,14 @@ def test_full_covariance_against_torch():
     torch.testing.assert_close(gaussian.log_prob(z), expected.log_prob(z.flatten(1)))
     torch.testing.assert_close(gaussian.kl(), kl_divergence(expected, prior))
     torch.testing.assert_close(gaussian.var.flatten(1), expected.variance)
+    other = DiagonalGaussian(z, 0.3 * z.flip(0))
+    diagonal = MultivariateNormal(z.flatten(1), covariance_matrix=torch.diag_embed(other.var.flatten(1)))
+    torch.testing.assert_close(gaussian.kl(other), kl_divergence(expected, diagonal))
+    # The variance of an element given those before it.
+    covariance = gaussian.covariance[0]
+    known, crossing = covariance[:-1, :-1], covariance[-1, :-1]
+    conditional = covariance[-1, -1] - crossing @ torch.linalg.solve(known, crossing)
+    torch.testing.assert_close(gaussian.logvar[0].flatten()[-1], conditional.log())
 
 
 def test_full_covariance_against_monte_carlo():

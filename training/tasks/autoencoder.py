@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import CLIPModel
 
 from sd_pipeline.latents import fold_latent_statistics
+from sd_pipeline.stock_config import record_facts
 from training.config import ConfigError, TrainConfig
 from training.data.captioned_images import CaptionedImages, SampleKey
 from training.data.pictures import to_picture
@@ -125,9 +126,14 @@ class AutoencoderTask:
         return Validation(metrics, {"reconstruction": make_image_grid(pictures, rows=2, cols=len(shown))})
 
     def export(self, folder: Path) -> None:
-        """Measure the latents, fold their statistics and write `vae`."""
+        """Measure the latents, fold their statistics and write `vae`, with the likelihood that it was trained with."""
         mean, std = self.latent_statistics()
         fold_latent_statistics(self.vae, mean, std)
+        settings, log_std = self.config.autoencoder, self.model.log_std
+        facts: dict[str, Any] = {"likelihood": settings.likelihood}
+        if settings.likelihood != "bernoulli":
+            facts["likelihood_std"] = settings.likelihood_std if log_std is None else float(log_std.detach().exp())
+        record_facts(self.vae, **facts)
         self.vae.save_pretrained(folder / "vae")
 
     @torch.no_grad()
@@ -146,7 +152,7 @@ class AutoencoderTask:
         lowest, highest = math.inf, -math.inf
         for batch in loader:
             posterior = self.vae.encode(batch["pixel_values"].to(self.vae.device)).latent_dist
-            latents = posterior.mean + posterior.std * batch["noise"].to(self.vae.device)
+            latents = posterior.reparameterise(batch["noise"].to(self.vae.device))
             channels = latents.transpose(0, 1).flatten(1).double().cpu()
             total += channels.sum(1)
             squares += channels.square().sum(1)

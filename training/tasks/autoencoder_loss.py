@@ -35,6 +35,9 @@ class AutoencoderLoss(torch.nn.Module):
         super().__init__()
         self.vae = vae
         self.config = config
+        self.log_std = None
+        if config.learn_likelihood_std:
+            self.log_std = torch.nn.Parameter(torch.tensor([config.likelihood_std]).log())
         # In tuples, or they would be parts of this module: trained, averaged and saved with the autoencoder.
         self._perceptual = (perceptual,)
         self._discriminator = (discriminator,)
@@ -51,14 +54,17 @@ class AutoencoderLoss(torch.nn.Module):
 
         Returns:
             `dict` of tensors of shape `(batch_size,)`: `"loss"` and its parts `"reconstruction"`, `"kl"`, and where
-            they take part `"perceptual"`, `"adversarial"`, `"adaptive_weight"`; and `"decoded"`, of the images' shape.
+            they take part `"perceptual"`, `"adversarial"`, `"adaptive_weight"`, `"likelihood_std"`; and `"decoded"`,
+            of the images' shape. The reconstruction has the constant ln std only where that is learned.
         """
         posterior = self.vae.encode(pixel_values).latent_dist
-        latents = posterior.mean + posterior.std * noise
+        latents = posterior.reparameterise(noise)
         decoded = self.vae.decode(latents.to(pixel_values.dtype)).sample
         num_values = pixel_values[0].numel()
         parts = {"reconstruction": self._nll(pixel_values, decoded) / num_values, "kl": posterior.kl() / num_values}
         faithful = parts["reconstruction"]
+        if self.log_std is not None:
+            parts["likelihood_std"] = self.log_std.exp().expand(len(faithful))
         (perceptual,) = self._perceptual
         if perceptual is not None:
             parts["perceptual"] = perceptual(pixel_values, decoded)
@@ -77,6 +83,9 @@ class AutoencoderLoss(torch.nn.Module):
     def _nll(self, pixel_values: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
         if self.config.likelihood == "bernoulli":
             return bernoulli_nll(pixel_values, decoded)
+        if self.log_std is not None:
+            constant = pixel_values[0].numel() * self.log_std
+            return gaussian_nll(pixel_values, decoded, self.log_std.exp()) + constant
         nll = gaussian_nll if self.config.likelihood == "gaussian" else laplace_nll
         return nll(pixel_values, decoded, self.config.likelihood_std)
 

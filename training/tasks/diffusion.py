@@ -106,6 +106,8 @@ class DiffusionTask(WithoutAdversary):
             return dataset
         if self.frozen.vae is None:
             raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
+        if self.frozen.vae.config["posterior"] == "cholesky":
+            raise ConfigError("diffusion.cache_latents = True: must be false with posterior 'cholesky'")
         num_workers = self.config.data.dataloader_num_workers
         folder = Path(self.config.latent_cache_dir).expanduser()
         return CachedLatents(dataset, self.frozen.vae, folder, num_workers=num_workers)
@@ -174,19 +176,17 @@ class DiffusionTask(WithoutAdversary):
 
     def _latents(self, batch: Batch) -> torch.Tensor:
         noise = batch.get("posterior_noise")
-        if "latent_mean" not in batch:
+        if self.frozen.vae is None or "latent_mean" not in batch:
             return self._encode(batch["pixel_values"], noise)
-        return self._sample(batch["latent_mean"], batch["latent_std"], noise)
+        mean, std = batch["latent_mean"], batch["latent_std"]
+        return scale_latents(mean if noise is None else mean + std * noise, self.frozen.vae.config)
 
     def _encode(self, pixel_values: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
         if self.frozen.vae is None:
             return pixel_values
         posterior = self.frozen.vae.encode(pixel_values).latent_dist
-        return self._sample(posterior.mean, posterior.std, noise)
-
-    def _sample(self, mean: torch.Tensor, std: torch.Tensor, noise: torch.Tensor | None) -> torch.Tensor:
-        latents = mean if noise is None else mean + std * noise
-        return latents if self.frozen.vae is None else scale_latents(latents, self.frozen.vae.config)
+        latents = posterior.mean if noise is None else posterior.reparameterise(noise)
+        return scale_latents(latents, self.frozen.vae.config)
 
     def pipeline(self) -> SDPipeline | SDInpaintPipeline:
         """Assemble the pipeline from the models as they stand, with the recommended sampler."""

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 BERNOULLI_MARGIN = 1 / 512
 
 
-def gaussian_nll(pixel_values: torch.Tensor, mean: torch.Tensor, std: float) -> torch.Tensor:
+def gaussian_nll(pixel_values: torch.Tensor, mean: torch.Tensor, std: float | torch.Tensor) -> torch.Tensor:
     """Negative log-likelihood of pixels under N(mean, std^2 I), without its constant (report eq. 8-9).
 
     -ln p(x|z) = |x - D(z)|^2 / (2 std^2) + const.
@@ -17,7 +17,7 @@ def gaussian_nll(pixel_values: torch.Tensor, mean: torch.Tensor, std: float) -> 
     Args:
         pixel_values (`torch.Tensor` of shape `(batch_size, ...)`): x, in [-1, 1].
         mean (`torch.Tensor`, same shape): D(z).
-        std (`float`): Standard deviation of the likelihood.
+        std (`float` or `torch.Tensor` of one element): Standard deviation of the likelihood.
 
     Returns:
         `torch.Tensor` of shape `(batch_size,)`, float32: nats an image.

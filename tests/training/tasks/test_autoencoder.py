@@ -9,6 +9,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 
 from sd_pipeline import SDAutoencoderKL
+from sd_pipeline.stock_config import facts_of
 from tests.components import tiny_vae
 from tests.training.configurations import some_digits, tiny_train_config
 from tests.training.data.image_folders import write_shapes
@@ -72,6 +73,40 @@ def test_the_bernoulli_likelihood_and_the_factor_of_kl():
     torch.testing.assert_close(output["loss"], output["reconstruction"] + 0.25 * posterior.kl() / NUM_VALUES)
 
 
+def test_the_learned_scale_ends_at_the_error_of_the_pixels():
+    """The best standard deviation is the root mean square error; there the bound with its constant is lowest."""
+    loss = AutoencoderLoss(tiny_vae(), AutoencoderConfig(likelihood_std=0.7, learn_likelihood_std=True))
+    optimizer = torch.optim.Adam([loss.log_std], lr=0.02)
+    for _ in range(300):
+        output = loss(pixels(), noise())
+        optimizer.zero_grad()
+        output["loss"].mean().backward()
+        optimizer.step()
+    error = float((pixels() - output["decoded"].detach()).square().mean().sqrt())
+    assert output["likelihood_std"].tolist() == pytest.approx([error] * 3, rel=1e-3)
+    log_likelihood = Normal(output["decoded"], error).log_prob(pixels()).flatten(1).mean(1)
+    expected = -log_likelihood - math.log(math.sqrt(2 * math.pi))
+    torch.testing.assert_close(output["reconstruction"], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("block", "expected"),
+    [
+        ({"likelihood": "laplace", "likelihood_std": 0.2}, {"likelihood": "laplace", "likelihood_std": 0.2}),
+        ({"likelihood": "bernoulli"}, {"likelihood": "bernoulli"}),
+        ({"likelihood_std": 0.3, "learn_likelihood_std": True}, {"likelihood": "gaussian", "likelihood_std": 0.25}),
+    ],
+)
+def test_the_export_records_the_likelihood(tmp_path, block, expected):
+    task = task_of(**{f"autoencoder__{key}": value for key, value in block.items()})
+    if task.model.log_std is not None:
+        torch.nn.init.constant_(task.model.log_std, math.log(0.25))
+    task.export(tmp_path)
+    facts = facts_of(SDAutoencoderKL.from_pretrained(tmp_path / "vae").config)
+    assert {key: facts[key] for key in expected} == pytest.approx(expected)
+    assert set(facts) == {"prior_mean", "prior_std", *expected}
+
+
 def test_encoder_and_decoder_learn_through_the_sample():
     vae = tiny_vae()
     AutoencoderLoss(vae, AutoencoderConfig())(pixels(), noise())["reconstruction"].mean().backward()
@@ -107,14 +142,14 @@ def sampled_latents(vae: SDAutoencoderKL, task: AutoencoderTask) -> torch.Tensor
     """Sample the latents of all training images, with the noise of their numbers."""
     batch = task.collate([task.dataset[index] for index in range(len(task.dataset))])
     posterior = vae.encode(batch["pixel_values"]).latent_dist
-    return posterior.mean + posterior.std * batch["noise"]
+    return posterior.reparameterise(batch["noise"])
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("posterior", ["diagonal", "isotropic"])
+@pytest.mark.parametrize("posterior", ["diagonal", "isotropic", "cholesky"])
 def test_the_export_has_standard_latents_and_decodes_as_before(tmp_path, posterior):
     vae = {**tiny_train_config().autoencoder.vae, "posterior": posterior}
-    task = shifted(task_of(autoencoder__vae=vae))
+    task = shifted(task_of(autoencoder__vae=vae, diffusion__cache_latents=False))
     raw = sampled_latents(task.vae, task)
     decoded = task.vae.decode(raw).sample
     channels = raw.transpose(0, 1).flatten(1)
