@@ -32,6 +32,7 @@ from training.engine.checkpointing import write_json, write_text
 from training.evaluation.options import NUM_PROMPTS, parse_options
 from training.evaluation.spreading import process_state
 from training.evaluation.suite import Call, Report, aligned
+from training.evaluation.suite_bits import evaluate_bits
 from training.evaluation.suite_captions import evaluate_captions
 from training.evaluation.suite_digits import evaluate_digits
 from training.evaluation.suite_inpaint import evaluate_inpainting
@@ -122,24 +123,24 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> Report:
 
 
 def measure_on_dataset(options: argparse.Namespace, pipe: SDPipeline, call: Call) -> Report:
-    """Run the suite `captions`, and note in its protocol which data set it is about."""
+    """Run the suite `captions` or `bits`, and note in its protocol which data set it is about."""
     names = {
         "dataset": options.dataset,
         "dataset_split": options.dataset_split or "validation",
         "image_column": options.image_column or "image",
         "caption_column": options.caption_column or "text",
     }
-    dataset = load_captioned_images(
-        names["dataset_split"],
-        dataset=names["dataset"],
-        resolution=options.resolution or call.protocol(pipe)["width"],
-        image_column=names["image_column"],
-        caption_column=names["caption_column"],
-    )
+    resolution = options.resolution or pipe.latents_shape(1, None, None)[-1] * pipe.vae_scale_factor
+    columns = {name: names[name] for name in ("image_column", "caption_column")}
+    dataset = load_captioned_images(names["dataset_split"], dataset=options.dataset, resolution=resolution, **columns)
     num_prompts = options.num_prompts
     if num_prompts is None:
-        num_prompts = min(NUM_PROMPTS["captions"], len(dataset))
-    report = evaluate_captions(pipe, dataset, num_prompts, call, options.clip)
+        num_prompts = min(NUM_PROMPTS[options.suite], len(dataset))
+    if options.suite == "captions":
+        report = evaluate_captions(pipe, dataset, num_prompts, call, options.clip)
+    else:
+        seen = load_captioned_images("train", dataset=options.dataset, resolution=resolution, **columns)
+        report = evaluate_bits(pipe, dataset, seen, num_prompts, call, options.num_timesteps, options.variance_type)
     report.results["protocol"] |= names
     return report
 

@@ -13,7 +13,8 @@ from sd_pipeline.schedulers.timestep_spacing import TIMESTEP_SPACINGS
 
 PREDICTION_TYPES = ("epsilon", "sample", "v_prediction", "mean")
 LEARNED_VARIANCE_TYPES = ("learned", "learned_range")
-VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log", *LEARNED_VARIANCE_TYPES)
+FIXED_VARIANCE_TYPES = ("fixed_small", "fixed_small_log", "fixed_large", "fixed_large_log")
+VARIANCE_TYPES = (*FIXED_VARIANCE_TYPES, *LEARNED_VARIANCE_TYPES)
 
 CHOICES = {
     "beta_schedule": tuple(BETA_SCHEDULES),

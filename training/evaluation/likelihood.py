@@ -14,10 +14,9 @@ from dataclasses import dataclass
 import torch
 
 from sd_pipeline import SDAutoencoderKL
-from sd_pipeline.latents import scale_latents
-from sd_pipeline.models.gaussian import DiagonalGaussian
+from sd_pipeline.latents import latent_prior, scale_latents
 from sd_pipeline.schedulers.bound_of_schedule import BoundOfSchedule
-from sd_pipeline.schedulers.variational_bound import discretised_gaussian_nll
+from training.evaluation.pixel_likelihoods import PixelLikelihood
 
 Predict = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """The network: x_t in float32 and timesteps of shape `(batch_size,)` in, its output out."""
@@ -29,41 +28,48 @@ class CodeLengths:
 
     Args:
         latents (`torch.Tensor` of shape `(batch_size, channels, height, width)`): z, as the diffusion model sees them.
+        decoded (`torch.Tensor` of shape `(batch_size, channels, height, width)`): What z is decoded to.
         reconstruction (`torch.Tensor` of shape `(batch_size,)`): -ln p(x|z), the distortion; at least 0.
         posterior (`torch.Tensor` of shape `(batch_size,)`): ln q(z|x), what is got back for the freedom in z.
+        divergence (`torch.Tensor` of shape `(batch_size,)`, *optional*): KL(q(z|x) || p(z)) to the autoencoder's own
+            prior, of which reconstruction + divergence is the bound; `None` where that is not recorded.
     """
 
     latents: torch.Tensor
+    decoded: torch.Tensor
     reconstruction: torch.Tensor
     posterior: torch.Tensor
+    divergence: torch.Tensor | None
 
 
 @torch.no_grad()
 def code_lengths(
-    vae: SDAutoencoderKL, pixel_values: torch.Tensor, noise: torch.Tensor, likelihood_std: float
+    vae: SDAutoencoderKL, pixel_values: torch.Tensor, noise: torch.Tensor, likelihood: PixelLikelihood
 ) -> CodeLengths:
-    """Encode images with a sample of the posterior, and count the autoencoder's two terms.
+    """Encode images with a sample of the posterior, and count the autoencoder's terms.
 
     Args:
         vae (`SDAutoencoderKL`): The autoencoder.
         pixel_values (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Levels of 8 bits in [-1, 1].
         noise (`torch.Tensor` of the latents' shape): Standard normal, the sample's.
-        likelihood_std (`float`): Of the Gaussian around the decoded image, binned to the 256 levels; positive.
+        likelihood (`PixelLikelihood`): p(x|z).
 
     Returns:
         `CodeLengths`: In float64.
     """
-    posterior = vae.encode(pixel_values).latent_dist
-    raw = posterior.mean + posterior.std * noise
+    posterior = vae.encode(pixel_values.to(vae.dtype)).latent_dist
+    raw = posterior.reparameterise(noise.to(posterior.mean))
     decoded = vae.decode(raw).sample.double()
-    log_variance = 2 * torch.tensor(likelihood_std, dtype=torch.float64, device=decoded.device).log()
-    latents = scale_latents(raw, vae.config)
-    # q(z|x) in the coordinates of the diffusion model: scaling is linear, so mean and deviation follow.
-    mean = scale_latents(posterior.mean, vae.config).double()
-    std = scale_latents(posterior.mean + posterior.std, vae.config).double() - mean
-    exact = DiagonalGaussian(mean, 2 * std.log())
-    nll = discretised_gaussian_nll(pixel_values.double(), decoded, log_variance)
-    return CodeLengths(latents, nll.flatten(1).sum(1), exact.log_prob(latents.double()))
+    prior = latent_prior(vae.config, raw)
+    # In the coordinates of the diffusion model the density is that of raw latents over the volume they are scaled by.
+    scale = scale_latents(torch.ones_like(raw[:1]), vae.config) - scale_latents(torch.zeros_like(raw[:1]), vae.config)
+    return CodeLengths(
+        latents=scale_latents(raw, vae.config),
+        decoded=decoded,
+        reconstruction=likelihood.nll(pixel_values, decoded),
+        posterior=posterior.log_prob(raw).double() - scale.double().log().sum(),
+        divergence=None if prior is None else posterior.kl(prior).double(),
+    )
 
 
 @torch.no_grad()
@@ -88,7 +94,7 @@ def term_of_timestep(
 
 
 def all_terms(
-    bound: BoundOfSchedule, predict: Predict, x_0: torch.Tensor, draw_noise: Callable[[int], torch.Tensor]
+    bound: BoundOfSchedule, predict: Predict, x_0: torch.Tensor, draw_noise: Callable[[], torch.Tensor]
 ) -> torch.Tensor:
     """Give every timestep's term of every sample: L_0, then the divergences. Their sum and L_T are the bound.
 
@@ -96,14 +102,14 @@ def all_terms(
         bound (`BoundOfSchedule`): The schedule and its terms.
         predict (callable): The network.
         x_0 (`torch.Tensor` of shape `(batch_size, channels, height, width)`): Clean samples.
-        draw_noise (callable): Gives the noise of a timestep, of the shape of `x_0`.
+        draw_noise (callable): Gives the noise of the next timestep, of the shape of `x_0`.
 
     Returns:
         `torch.Tensor` of shape `(batch_size, num_train_timesteps)`, float64: nats.
     """
     ones = torch.ones(len(x_0), dtype=torch.int64, device=x_0.device)
     steps = range(len(bound.scheduler))
-    return torch.stack([term_of_timestep(bound, predict, x_0, draw_noise(t), t * ones) for t in steps], dim=1)
+    return torch.stack([term_of_timestep(bound, predict, x_0, draw_noise(), t * ones) for t in steps], dim=1)
 
 
 def importance_of_timesteps(second_moments: torch.Tensor) -> torch.Tensor:

@@ -8,10 +8,21 @@ from pathlib import Path
 
 from sd_pipeline.argument_parser import ArgumentParser
 from sd_pipeline.samplers import SCHEDULERS
+from sd_pipeline.schedulers.scheduler_arguments import FIXED_VARIANCE_TYPES
 from training.evaluation.suite import Call
 
-NUM_PROMPTS = {"shapes": 300, "shapes-inpaint": 200, "shapes-outpaint": 200, "digits": 200, "captions": 1000}
-"""Each suite, and how many images it generates by default; `shapes` generates that many of each split."""
+NUM_PROMPTS = {
+    "shapes": 300,
+    "shapes-inpaint": 200,
+    "shapes-outpaint": 200,
+    "digits": 200,
+    "captions": 1000,
+    "bits": 100,
+}
+"""Each suite, and how many images it generates by default, `shapes` of each split; or, for `bits`, how many real
+images it measures."""
+
+_ON_DATASETS = ("captions", "bits")
 
 
 def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
@@ -31,28 +42,44 @@ def parse_options(arguments: Sequence[str]) -> argparse.Namespace:
     add = parser.add_argument
     add("--model", required=True, metavar="FOLDER_OR_REPO", help="folder of a pipeline, or its name on the Hub")
     add("--suite", required=True, choices=list(NUM_PROMPTS), help="what is measured")
-    add("--num-prompts", type=int, help=f"images to generate; of shapes, of each split (default: {defaults})")
-    add("--num-inference-steps", type=int, help="default: the model's recommended number")
-    add("--guidance-scale", type=float, help="default: the model's recommended guidance")
-    add("--eta", type=float, help="noise that DDIM adds, 0 to 1 (default: the model's recommended share)")
-    add("--scheduler", choices=list(SCHEDULERS), help="sampler (default: the model's own)")
+    add("--num-prompts", type=int, help=f"images; of shapes, of each split (default: {defaults})")
+    of_sampling = [
+        add("--num-inference-steps", type=int, help="default: the model's recommended number"),
+        add("--guidance-scale", type=float, help="default: the model's recommended guidance"),
+        add("--eta", type=float, help="noise that DDIM adds, 0 to 1 (default: the model's recommended share)"),
+        add("--scheduler", choices=list(SCHEDULERS), help="sampler (default: the model's own)"),
+    ]
     add("--seed", type=int, default=Call.seed, help="of the noise, and of the captions of shapes (default: 0)")
     add("--batch-size", type=int, default=Call.batch_size, help="images made at a time (default: 25)")
     add("--card", action="store_true", help="put the results into the card (README.md) of the model, a folder")
     add("--output", type=Path, help="folder of the results (default: evaluation, beside the model)")
-    add = parser.add_argument_group("for the suite captions").add_argument
-    of_captions = [
-        add("--dataset", metavar="NAME_OR_FOLDER", help="whose captions, and images to compare with"),
+    add = parser.add_argument_group("for the suites captions and bits").add_argument
+    of_datasets = [
+        add("--dataset", metavar="NAME_OR_FOLDER", help="whose images, and captions"),
         add("--dataset-split", choices=["train", "validation"], help="default: validation"),
         add("--image-column", help="default: image"),
         add("--caption-column", help="default: text"),
         add("--resolution", type=int, help="of the real images (default: as the generated ones)"),
-        add("--clip", metavar="FOLDER_OR_REPO", help="CLIP that judges (default: that of the run)"),
+    ]
+    add = parser.add_argument_group("for the suite captions").add_argument
+    of_captions = [add("--clip", metavar="FOLDER_OR_REPO", help="CLIP that judges (default: that of the run)")]
+    add = parser.add_argument_group("for the suite bits").add_argument
+    of_bits = [
+        add("--num-timesteps", type=int, help="timesteps to draw for each image (default: all are computed)"),
+        add("--variance-type", choices=FIXED_VARIANCE_TYPES, help="of the reverse steps (default: the model's)"),
     ]
     options = parser.parse_args(arguments)
-    for option in of_captions:
-        if options.suite != "captions" and getattr(options, option.dest) is not None:
-            raise ValueError(f"{option.option_strings[0]}: allowed only with --suite captions")
-    if options.suite == "captions" and options.dataset is None:
-        raise ValueError("--dataset is missing: --suite captions measures on a data set")
+    generating = tuple(suite for suite in NUM_PROMPTS if suite != "bits")
+    allowed = [
+        (of_sampling, generating),
+        (of_datasets, _ON_DATASETS),
+        (of_captions, ("captions",)),
+        (of_bits, ("bits",)),
+    ]
+    for group, suites in allowed:
+        for option in group:
+            if options.suite not in suites and getattr(options, option.dest) is not None:
+                raise ValueError(f"{option.option_strings[0]}: allowed only with --suite {' or '.join(suites)}")
+    if options.suite in _ON_DATASETS and options.dataset is None:
+        raise ValueError(f"--dataset is missing: --suite {options.suite} measures on a data set")
     return options

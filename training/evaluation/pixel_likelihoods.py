@@ -6,10 +6,60 @@ the report trains on (section 2.5), is none of these: its masses over the levels
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 
-from sd_pipeline.schedulers.variational_bound import NUM_LEVELS
+from sd_pipeline.schedulers.variational_bound import NUM_LEVELS, discretised_gaussian_nll
+
+# A probability of the Bernoulli likelihood is kept this far from 0 and 1: half of one of the 256 grey levels.
+_MARGIN = 1 / 512
+
+
+@dataclass(frozen=True)
+class PixelLikelihood:
+    """p(x|z) of an autoencoder for 8-bit pixels: masses over the 256 levels that sum to one.
+
+    Args:
+        kind (`str`): `"gaussian"`, binned to the levels, or `"bernoulli"`, the continuous one, binned likewise.
+        std (`float`, *optional*): Standard deviation of the Gaussian, in units of pixel values in [-1, 1].
+    """
+
+    kind: Literal["gaussian", "bernoulli"]
+    std: float | None = None
+
+    def nll(self, pixel_values: torch.Tensor, decoded: torch.Tensor) -> torch.Tensor:
+        """Give -ln p(x|z) of every image.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch_size, ...)`): Levels 2 k / 255 - 1. Floating point.
+            decoded (`torch.Tensor`, same shape): The decoder's output.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size,)`, float64, at least 0: nats an image.
+        """
+        pixel_values, decoded = pixel_values.double(), decoded.double()
+        if self.std is None:
+            nll = binned_continuous_bernoulli_nll(pixel_values, bernoulli_logits(decoded))
+        else:
+            log_variance = torch.full_like(decoded, 2 * math.log(self.std))
+            nll = discretised_gaussian_nll(pixel_values, decoded, log_variance)
+        return nll.flatten(1).sum(1)
+
+
+def bernoulli_logits(decoded: torch.Tensor) -> torch.Tensor:
+    """Give the logits of the probability of white that a decoder means, (decoded + 1) / 2.
+
+    Args:
+        decoded (`torch.Tensor`, any shape): The decoder's output; the probability is kept in [1/512, 511/512].
+
+    Returns:
+        `torch.Tensor` of the same shape.
+    """
+    return torch.logit(((decoded + 1) / 2).clamp(_MARGIN, 1 - _MARGIN))
 
 
 def binned_continuous_bernoulli_nll(pixel_values: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

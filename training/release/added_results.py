@@ -14,6 +14,7 @@ from sd_pipeline.publishing.model_card import without_local_paths
 from training.data.shape_scenes import SPLITS
 from training.release.training_data import hub_dataset
 
+NOTHING_MEASURED = "Nothing has been measured yet."
 _RESULTS = re.compile(r"^## Results\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -32,7 +33,7 @@ def check_card(card: str) -> str:
 
 
 def with_results(card: str, results: Mapping[str, Any], table: str, command: str) -> str:
-    """Put the results of a suite into a card, in the place of older ones of this suite.
+    """Put the results of a suite into a card, in the place of older ones of this suite; what else is there stays.
 
     Args:
         card (`str`): The card, Markdown with YAML front matter and a section "Results".
@@ -53,8 +54,8 @@ def with_results(card: str, results: Mapping[str, Any], table: str, command: str
     own = f"### {suite}\n\n```\n{table}\n```\n\nMeasured by\n\n```\n{command}\n```\n"
 
     def replaced(match: re.Match[str]) -> str:
-        others = [part for part in re.split(r"(?=^### )", match[1], flags=re.MULTILINE) if part.startswith("### ")]
-        kept = [part.strip() + "\n" for part in others if not part.startswith(f"### {suite}\n")]
+        parts = [part.strip() + "\n" for part in re.split(r"(?=^### )", match[1], flags=re.MULTILINE)]
+        kept = [part for part in parts if not part.startswith((f"### {suite}\n", NOTHING_MEASURED, "\n"))]
         return "## Results\n\n" + "\n".join([*kept, own]) + "\n"
 
     body = _RESULTS.sub(replaced, body, count=1)
@@ -71,7 +72,7 @@ def _model_index(present: list[dict[str, Any]], results: Mapping[str, Any], name
     suite = results["suite"]
     # Without a name of its task, a result is of the suite that its data set is called like.
     kept = [r for model in present for r in model["results"] if r["task"].get("name", r["dataset"]["type"]) != suite]
-    measured = _of_captions(results) if suite == "captions" else _pass_rates(results)
+    measured = {"captions": _of_captions, "bits": _of_bits}.get(suite, _pass_rates)(results)
     added = eval_results_to_model_index(name, measured)[0]["results"] if measured else []
     return {"model-index": [{"name": name, "results": kept + added}]} if kept or added else {}
 
@@ -93,6 +94,24 @@ def _pass_rates(results: Mapping[str, Any]) -> list[EvalResult]:
             metric_value=round(rate, 4),
         )
         for part, rate in rates.items()
+    ]
+
+
+def _of_bits(results: Mapping[str, Any]) -> list[EvalResult]:
+    protocol, beside = results["protocol"], results["bits_per_dimension"]
+    dataset = protocol["dataset"]
+    return [
+        EvalResult(
+            task_type="text-to-image",
+            task_name="bits",
+            dataset_type=hub_dataset(dataset) or without_local_paths(dataset),
+            dataset_name=f"{without_local_paths(dataset)}, {protocol['num_images']} images",
+            dataset_split=protocol["dataset_split"],
+            metric_type="bits_per_dimension",
+            metric_name=f"upper bound of -log2 p(x) of each value, image {condition}",
+            metric_value=round(beside[condition]["mean"], 4),
+        )
+        for condition in results["terms_in_nats"]
     ]
 
 

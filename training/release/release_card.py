@@ -10,6 +10,7 @@ from sd_pipeline import SDPipeline
 from sd_pipeline.publishing.model_card import model_card, without_local_paths
 from sd_pipeline.publishing.stock_layout import is_stock
 from training.engine.run_folder import RunFolder
+from training.release.added_results import NOTHING_MEASURED
 from training.release.measured_score import MeasuredScore
 from training.release.run_card import FinishedRun
 
@@ -45,7 +46,7 @@ def release_card(
     """
     name, repository = output.name, without_local_paths(output.as_posix())
     metadata = {"widget": [{"text": prompt} for prompt in prompts], **finished.metadata(), "license": "apache-2.0"}
-    score = {"score": "Nothing has been measured yet.", "command": ""}
+    score = {"score": NOTHING_MEASURED, "command": ""}
     if measured is not None:
         metadata["model-index"] = measured.model_index(name)
         score["score"] = measured.tables()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sd_pipeline.publishing.model_card import markdown_table, without_local_paths
+from training.release.added_results import NOTHING_MEASURED
 from training.release.energy import consumption, energy_text, hardware_line
 from training.release.training_data import hub_dataset, license_text, training_data_text
 
@@ -165,9 +166,9 @@ def results_to_come(dataset: str, repository: str, template: str) -> str:
     if template == "inpainting.md" and dataset == "shapes":
         suite = "--suite shapes-inpaint"
     if suite is None:
-        return "Nothing has been measured yet."
+        return NOTHING_MEASURED
     return (
-        "Nothing has been measured yet. In a checkout of `sd_pipeline`, this command measures the model and puts the "
+        f"{NOTHING_MEASURED} In a checkout of `sd_pipeline`, this command measures the model and puts the "
         f"results here, with `--card`:\n\n```\naccelerate launch training/evaluate_model.py --model "
         f"{shlex.quote(without_local_paths(repository))} {suite} --card\n```"
     )

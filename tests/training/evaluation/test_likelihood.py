@@ -18,6 +18,7 @@ from training.evaluation.likelihood import (
     importance_of_timesteps,
     term_of_timestep,
 )
+from training.evaluation.pixel_likelihoods import PixelLikelihood
 
 MEAN, VARIANCE = 0.3, 0.5
 
@@ -58,7 +59,7 @@ def test_all_terms_of_a_perfect_network_sum_to_the_entropy():
     """Terms are quadratic in the noise, so noise of +1 and -1 has exactly their expectation."""
     bound, _ = toy()
     x_0 = data()
-    terms = sum(all_terms(bound, perfect(bound), x_0, lambda t, s=s: s * torch.ones_like(x_0)) for s in (1, -1)) / 2
+    terms = sum(all_terms(bound, perfect(bound), x_0, lambda s=s: s * torch.ones_like(x_0)) for s in (1, -1)) / 2
     assert terms.shape == (6, 1000)
     found = bound.prior(x_0) + terms.sum(1)
     exact = -Normal(MEAN, math.sqrt(VARIANCE)).log_prob(x_0.flatten())
@@ -109,7 +110,7 @@ def test_terms_of_the_autoencoder_are_those_of_its_bound():
     error = totals.std(0) / math.sqrt(number)
     assert ((totals.mean(0) - posterior.kl()).abs() < 5 * error).all()
 
-    lengths = code_lengths(vae, pixel_values, noise[0], likelihood_std=0.5)
+    lengths = code_lengths(vae, pixel_values, noise[0], PixelLikelihood("gaussian", 0.5))
     raw = posterior.mean + posterior.std * noise[0]
     torch.testing.assert_close(lengths.latents, 0.5 * raw)
     # Half the size, twice the density, in each of the latents' elements.

@@ -121,6 +121,26 @@ def test_results_take_the_place_of_older_ones():
         check_card("# Another page\n")
 
 
+def test_bits_are_added_to_what_a_card_says_and_to_the_index_of_the_hub():
+    card = CARD.replace("Nothing has been measured yet.", "A table of the release.")
+    found = {"mean": 3.25, "standard_error": 0.1}
+    bits = {
+        "suite": "bits",
+        "protocol": {"dataset": "digits", "dataset_split": "validation", "num_images": 5},
+        "bits_per_dimension": {"with its caption": found, "PNG": found},
+        "terms_in_nats": {"with its caption": {}},
+    }
+    for _ in range(2):
+        card = with_results(card, bits, "the bits", "the command")
+    assert card.count("A table of the release.") == card.count("the bits") == 1
+    (result,) = ModelCard(card).data.eval_results
+    assert (result.metric_type, result.metric_value, result.dataset_split) == (
+        "bits_per_dimension",
+        3.25,
+        "validation",
+    )
+
+
 def autoencoder_card(tmp_path, card_is_in_the_way: bool = False):
     config = tiny_train_config(output_dir=str(tmp_path / "run"), data__dataset=str(tmp_path / "pictures"))
     digits = some_digits(16)
