@@ -22,7 +22,9 @@ $(VENV)/.installed-dev: pyproject.toml
 demo: $(VENV)/.installed
 	$(BIN)/accelerate launch --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no \
 		training/train.py --config configs/digits.yaml
-	$(BIN)/python training/evaluate_model.py --model outputs/digits/pipeline --suite digits
+	$(BIN)/python training/evaluate_model.py --model outputs/digits/pipeline --suite digits --card
+	$(BIN)/python training/evaluate_model.py --model outputs/digits/pipeline --suite bits --dataset digits \
+		--num-prompts 359 --num-timesteps 20 --card
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(TEST_FLAGS)
