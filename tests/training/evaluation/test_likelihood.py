@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
 from torch.distributions import Normal
 
 from sd_pipeline import SDDDPMScheduler
+from sd_pipeline.models.gaussian import DiagonalGaussian
 from sd_pipeline.schedulers.bound_of_schedule import BoundOfSchedule
 from tests.components import tiny_vae
 from training.evaluation.likelihood import (
@@ -70,7 +74,7 @@ def test_estimates_of_the_sum_are_unbiased_and_importance_helps():
     bound, _ = toy("fixed_large")
     predict = lambda x_t, t: 0.8 * x_t  # noqa: E731
     x_0 = data(1)
-    terms = all_terms(bound, predict, x_0, lambda t: torch.ones_like(x_0))[0]
+    terms = all_terms(bound, predict, x_0, lambda: torch.ones_like(x_0))[0]
     total, even = float(terms.sum()), torch.full((1000,), 1e-3, dtype=torch.float64)
     importance = importance_of_timesteps(terms.square())
     assert float(importance.sum()) == pytest.approx(1)
@@ -119,3 +123,38 @@ def test_terms_of_the_autoencoder_are_those_of_its_bound():
     normal = Normal(vae.decode(raw).sample.double(), 0.5)
     mass = normal.cdf(pixel_values.double() + 1 / 255) - normal.cdf(pixel_values.double() - 1 / 255)
     torch.testing.assert_close(lengths.reconstruction, -mass.log().sum((1, 2, 3)))
+
+
+class LinearAutoencoder:
+    """z ~ N(MEAN, VARIANCE) and x = z + deviation * noise, with the posterior that follows from them."""
+
+    config: ClassVar = {"scaling_factor": 1.0}
+    dtype = torch.float64
+
+    def __init__(self, deviation: float) -> None:
+        self.variance = deviation**2
+
+    def encode(self, x: torch.Tensor) -> SimpleNamespace:
+        variance = 1 / (1 / VARIANCE + 1 / self.variance)
+        mean = variance * (MEAN / VARIANCE + x / self.variance)
+        return SimpleNamespace(latent_dist=DiagonalGaussian(mean, torch.full_like(mean, variance).log()))
+
+    def decode(self, z: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=z)
+
+
+def test_bits_under_a_whole_model_are_those_of_the_marginal_distribution():
+    """Posterior, decoder and denoiser of a linear model are perfect: the bound is -ln p(x), x ~ N(MEAN, V + S^2)."""
+    deviation, (bound, _) = 0.4, toy()
+    x = 2 * torch.arange(15, 245, 40, dtype=torch.float64).view(-1, 1, 1, 1) / 255 - 1
+    totals = torch.zeros(len(x), dtype=torch.float64)
+    # What is quadratic in noise has its expectation at +1 and -1.
+    for of_posterior, of_diffusion in itertools.product((1, -1), repeat=2):
+        noise = torch.full_like(x, of_posterior)
+        lengths = code_lengths(LinearAutoencoder(deviation), x, noise, PixelLikelihood("gaussian", deviation))
+        terms = all_terms(bound, perfect(bound), lengths.latents, lambda by=of_diffusion: by * torch.ones_like(x))
+        rate = lengths.posterior + bound.prior(lengths.latents) + terms.sum(1)
+        totals += (lengths.reconstruction + rate) / 4
+    marginal = Normal(MEAN, math.sqrt(VARIANCE + deviation**2))
+    mass = (marginal.cdf(x + 1 / 255) - marginal.cdf(x - 1 / 255)).flatten()
+    torch.testing.assert_close(totals, -mass.log(), atol=1e-4, rtol=0)
