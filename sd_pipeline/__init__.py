@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sd_pipeline.models.autoencoder_kl import SDAutoencoderKL as SDAutoencoderKL
+    from sd_pipeline.models.segmentation_unet import SegmentationUNet as SegmentationUNet
     from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel as SDUNet2DConditionModel
     from sd_pipeline.pipelines.pipeline_img2img import SDImg2ImgPipeline as SDImg2ImgPipeline
     from sd_pipeline.pipelines.pipeline_inpaint import SDInpaintPipeline as SDInpaintPipeline
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 _MODULE_OF = {
     "SDAutoencoderKL": "sd_pipeline.models.autoencoder_kl",
     "SDUNet2DConditionModel": "sd_pipeline.models.unet_2d_condition",
+    "SegmentationUNet": "sd_pipeline.models.segmentation_unet",
     "SDDDPMScheduler": "sd_pipeline.schedulers.scheduling_ddpm",
     "SDPipeline": "sd_pipeline.pipelines.pipeline_sd",
     "SDImg2ImgPipeline": "sd_pipeline.pipelines.pipeline_img2img",
@@ -41,6 +43,7 @@ __all__ = [
     "SDOutpaintPipeline",
     "SDPipeline",
     "SDUNet2DConditionModel",
+    "SegmentationUNet",
 ]
 
 
