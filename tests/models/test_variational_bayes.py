@@ -122,3 +122,65 @@ def test_tables_that_are_none_are_refused():
         bayes_posterior(torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match=r"factors\[1\] must hold probabilities"):
         mean_field([torch.ones(1), torch.tensor([1.5, -0.5])])
+
+
+def test_the_report_s_equation_1_and_the_line_before_equation_3_as_printed_are_wrong():
+    """Without P(Z') the denominator is no evidence; without Q(Z) the last sum counts ln P(x) once for every Z."""
+    prior, likelihood = toy()
+    posterior, evidence = bayes_posterior(prior, likelihood)
+    assert float((prior * likelihood / likelihood.sum()).sum()) < 0.1
+    q = table(10, *SHAPE)
+    divergence, bound = kl_divergence(q, posterior), evidence_lower_bound(q, prior * likelihood)
+    torch.testing.assert_close(divergence, -bound + (q * evidence.log()).sum())
+    torch.testing.assert_close(-bound + torch.ones(SHAPE).sum() * evidence.log() - divergence, 23 * evidence.log())
+
+
+def test_only_the_gradient_in_theta_goes_inside_the_expectation():
+    """Section 2.4: z ~ q_phi depends on phi. Inside, its gradient vanishes; by the score function it is right."""
+    prior, _ = toy()
+    generator = torch.Generator().manual_seed(9)
+    theta, phi = torch.randn(2, *SHAPE, dtype=torch.float64, generator=generator).requires_grad_()
+    joint, q = prior * theta.sigmoid(), phi.flatten().softmax(0).reshape(SHAPE)
+    of_theta, of_phi = torch.autograd.grad(evidence_lower_bound(q, joint), (theta, phi), retain_graph=True)
+    # The gradient of ln p(x, Z) is 1 - sigmoid(theta) for its own Z.
+    torch.testing.assert_close(of_theta, (q * (1 - theta.sigmoid())).detach())
+    log_ratio, frozen = joint.log() - q.log(), q.detach()
+    (inside,) = torch.autograd.grad((frozen * log_ratio).sum(), phi, retain_graph=True)
+    (score,) = torch.autograd.grad((frozen * log_ratio.detach() * q.log()).sum(), phi)
+    torch.testing.assert_close(inside, torch.zeros_like(inside), atol=1e-12, rtol=0)
+    torch.testing.assert_close(score, of_phi)
+    assert of_phi.abs().max() > 1e-3
+
+
+def test_climbing_the_bound_finds_posterior_and_likelihood():
+    """Eq. 7: at the maximum over phi and theta, Q is the posterior and the model has the data's distribution.
+
+    Five observations, two latents; theta is a table p(x|z) with p(z), phi a table q(z|x), and the bound is averaged
+    over the data. Its largest value is minus their entropy, which no model's likelihood can exceed.
+    """
+    data = table(70, 5)
+    generator = torch.Generator().manual_seed(8)
+    shapes = ((2,), (5, 2), (5, 2))
+    parameters = [torch.randn(shape, dtype=torch.float64, generator=generator).requires_grad_() for shape in shapes]
+    optimizer = torch.optim.LBFGS(parameters, max_iter=500, tolerance_change=0, line_search_fn="strong_wolfe")
+
+    def tables() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        of_prior, theta, phi = parameters
+        return of_prior.softmax(0), theta.softmax(0), phi.softmax(1)
+
+    def loss() -> torch.Tensor:
+        prior, likelihood, q = tables()
+        optimizer.zero_grad()
+        negative = -sum(data[x] * bound_from_parts(q[x], prior, likelihood[x]) for x in range(5))
+        negative.backward()
+        return negative.detach()
+
+    entropy = -float((data * data.log()).sum())
+    assert float(loss()) > entropy + 0.05
+    optimizer.step(loss)
+    assert float(loss()) == pytest.approx(entropy, abs=1e-8)
+    prior, likelihood, q = (table.detach() for table in tables())
+    for x in range(5):
+        posterior, evidence = bayes_posterior(prior, likelihood[x])
+        torch.testing.assert_close(q[x], posterior, atol=1e-4, rtol=0)
+        assert float(evidence) == pytest.approx(float(data[x]), abs=1e-4)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from sd_pipeline.schedulers import parameterisation
+from sd_pipeline import SDDDPMScheduler
+from sd_pipeline.pipelines.denoising import DenoisingInputs, denoise
+from sd_pipeline.schedulers import parameterisation, variational_bound
 from sd_pipeline.schedulers.noise_schedules import BETA_SCHEDULES
 from sd_pipeline.schedulers.posterior import posterior_mean, posterior_variance, reverse_std, transition_beta
 
@@ -101,3 +107,83 @@ def test_the_variances_are_ordered_and_the_learned_range_spans_them() -> None:
     torch.testing.assert_close(reverse_std("learned_range", a_t, a_s, ends), wanted)
     learned = reverse_std("learned", a_t, a_s, torch.tensor([0.25, -1.0]))
     assert learned.tolist() == [0.5, 0.0]
+
+
+def expectation(terms: torch.Tensor, num_variables: int) -> torch.Tensor:
+    """Average over standard normal variables, the first axes; exact for the quadratics of the bound."""
+    weights = torch.from_numpy(np.polynomial.hermite_e.hermegauss(3)[1] / math.sqrt(2 * math.pi))
+    for _ in range(num_variables):
+        terms = (weights.reshape(-1, *[1] * (terms.ndim - 1)) * terms).sum(0)
+    return terms
+
+
+def test_eq_14_and_eq_16_are_one_bound() -> None:
+    """Eq. 14 from the forward steps of eq. 13 alone, eq. 16 from posteriors: the same number for any linear mean."""
+    betas = torch.linspace(0.02, 0.4, 12, dtype=torch.float64)
+    a = torch.cat([torch.ones(1, dtype=torch.float64), torch.cumprod(1 - betas, dim=0)])
+    x_0 = torch.tensor([-1.0, 0.3, 2.0], dtype=torch.float64)
+    points = torch.from_numpy(np.polynomial.hermite_e.hermegauss(3)[0])
+    first, second = points[:, None, None], points[None, :, None]
+    slopes, shifts, variances = (
+        torch.rand(3, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) + 0.2
+    )
+
+    def normal(x: torch.Tensor, mean: torch.Tensor, variance: torch.Tensor) -> torch.Tensor:
+        return -0.5 * ((x - mean).square() / variance + (2 * math.pi * variance).log())
+
+    one, zero = torch.ones((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    eq_14 = -expectation(normal(a[-1].sqrt() * x_0 + (1 - a[-1]).sqrt() * points[:, None], zero, one), 1)
+    eq_16 = variational_bound.prior_term(x_0, a[-1])
+    for t in range(1, 13):
+        beta, mean = betas[t - 1], lambda x_t, t=t: slopes[t - 1] * x_t + shifts[t - 1]
+        x_before = a[t - 1].sqrt() * x_0 + (1 - a[t - 1]).sqrt() * first
+        x_t = (1 - beta).sqrt() * x_before + beta.sqrt() * second
+        step = normal(x_before, mean(x_t), variances[t - 1]) - normal(x_t, (1 - beta).sqrt() * x_before, beta)
+        eq_14 = eq_14 - expectation(step, 2)
+        x_t = a[t].sqrt() * x_0 + (1 - a[t]).sqrt() * points[:, None]
+        log_variance = variances[t - 1].log()
+        if t == 1:
+            term = variational_bound.gaussian_nll(x_0, mean(x_t), log_variance)
+        else:
+            term = variational_bound.step_term(x_0, x_t, mean(x_t), log_variance, a[t], a[t - 1])
+        eq_16 = eq_16 + expectation(term, 1)
+    torch.testing.assert_close(eq_16, eq_14, atol=1e-9, rtol=0)
+
+
+class BestPredictor(nn.Module):
+    """E[epsilon | x_t] where x_0 ~ N(0.3, 0.5)."""
+
+    def __init__(self, scheduler: SDDDPMScheduler) -> None:
+        super().__init__()
+        self.scheduler = scheduler
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, **_: object) -> tuple[torch.Tensor]:
+        a = self.scheduler.alphas_cumprod[timestep]
+        return ((1 - a).sqrt() * (sample - a.sqrt() * 0.3) / (a * 0.5 + 1 - a),)
+
+
+def test_algorithm_2_line_by_line() -> None:
+    scheduler = SDDDPMScheduler(num_train_timesteps=20, beta_end=0.5, variance_type="fixed_large", clip_sample=False)
+    network = BestPredictor(scheduler)
+    x = start = torch.randn(1, 1, 16, 16, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(1)
+    for t in range(20, 0, -1):  # The report's t; the code's is t - 1.
+        beta, alpha_bar = scheduler.betas[t - 1], scheduler.alphas_cumprod[t - 1]
+        z = torch.randn(x.shape, generator=generator) if t > 1 else torch.zeros(())
+        (epsilon,) = network(x, torch.tensor(t - 1))
+        x = (x - beta / (1 - alpha_bar).sqrt() * epsilon) / (1 - beta).sqrt() + beta.sqrt() * z
+    inputs = DenoisingInputs(start, scheduler.timesteps, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(denoise(network, scheduler, inputs), x, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance_type", ["fixed_small", "fixed_large"])
+def test_algorithm_2_with_the_best_predictor_draws_the_data(variance_type: str) -> None:
+    """Over a thousand steps both choices of sigma_t give the data's distribution, here N(0.3, 0.5)."""
+    scheduler = SDDDPMScheduler(variance_type=variance_type, clip_sample=False)
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 1, 150, 150, generator=generator)
+    inputs = DenoisingInputs(latents, scheduler.timesteps, generator=generator)
+    drawn = denoise(BestPredictor(scheduler), scheduler, inputs).double()
+    error = 4 / latents.numel() ** 0.5
+    assert drawn.mean().item() == pytest.approx(0.3, abs=error * 0.5**0.5)
+    assert drawn.var().item() == pytest.approx(0.5, rel=error * 2**0.5 + 0.01)
