@@ -31,7 +31,17 @@ def generators(count: int) -> list[torch.Generator]:
 def test_its_card_shows_its_score_and_how_to_reproduce_it():
     card = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert "--suite shapes" in card
-    assert {result.dataset_split for result in ModelCard(card).data.eval_results} == set(SPLITS)
+    results = ModelCard(card).data.eval_results
+    assert {result.dataset_split for result in results if result.metric_type == "accuracy"} == set(SPLITS)
+
+
+def test_its_card_has_its_bits_with_protocol_and_baselines():
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    bits = [result for result in ModelCard(card).data.eval_results if result.metric_type == "bits_per_dimension"]
+    assert len(bits) == 2
+    for told in ("--suite bits", "all 1000 timesteps", "PNG", "WebP, lossless", "histogram of each pixel"):
+        assert told in card
+    assert all(f"{result.metric_value:.3f} +- " in card for result in bits)
 
 
 @pytest.mark.slow
