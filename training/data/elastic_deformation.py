@@ -1,0 +1,55 @@
+"""Random elastic deformations of annotated images (Ronneberger et al. 2015, section 3.1), labels and image alike."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.ndimage import map_coordinates, zoom
+
+GRID_SIZE = 3
+DISPLACEMENT_STD = 10.0
+"""Of the random displacements, in pixels, that the paper draws on its coarse 3x3 grid."""
+
+
+def displacement_field(rng: np.random.Generator, shape: tuple[int, int], std: float = DISPLACEMENT_STD) -> np.ndarray:
+    """Draw a smooth field of displacements: normal ones on a 3x3 grid, bicubic between them.
+
+    The grid's outer points lie at the corners of the image.
+
+    Args:
+        rng (`numpy.random.Generator`): Where the displacements come from.
+        shape (`tuple[int, int]`): Height and width of the image, at least 2 each.
+        std (`float`, defaults to 10.0): Standard deviation of a displacement along an axis, in pixels.
+
+    Returns:
+        `np.ndarray` of shape `(2, height, width)`, float64: down and right, in pixels.
+    """
+    coarse = rng.normal(0.0, std, (2, GRID_SIZE, GRID_SIZE))
+    factors = [side / GRID_SIZE for side in shape]
+    fine = [zoom(one, factors, order=3, mode="mirror", grid_mode=False) for one in coarse]
+    return np.stack(fine)
+
+
+def deformed(image: np.ndarray, field: np.ndarray, is_label: bool = False) -> np.ndarray:
+    """Move every pixel: what comes out at x is what was at x + field(x), mirrored beyond the border.
+
+    Args:
+        image (`np.ndarray` of shape `(height, width)` or `(height, width, channels)`): Any dtype.
+        field (`np.ndarray` of shape `(2, height, width)`): As `displacement_field` draws it.
+        is_label (`bool`, defaults to `False`): Take the nearest pixel, so that no label is invented; otherwise
+            values are interpolated bicubically, and kept within those of the image.
+
+    Returns:
+        `np.ndarray`: Of the shape and dtype of `image`.
+    """
+    places = np.indices(field.shape[1:]) + field
+    planes = image[..., None] if image.ndim == 2 else image
+    order = 0 if is_label else 3
+    values = planes if is_label else planes.astype(np.float64)
+    moved = np.stack(
+        [map_coordinates(values[..., plane], places, order=order, mode="mirror") for plane in range(planes.shape[-1])],
+        axis=-1,
+    )
+    if not is_label:
+        moved = moved.clip(planes.min(), planes.max())
+        moved = moved.round() if np.issubdtype(image.dtype, np.integer) else moved
+    return moved.astype(image.dtype).reshape(image.shape)
