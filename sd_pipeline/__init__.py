@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sd_pipeline.pipelines.pipeline_inpaint import SDInpaintPipeline as SDInpaintPipeline
     from sd_pipeline.pipelines.pipeline_outpaint import SDOutpaintPipeline as SDOutpaintPipeline
     from sd_pipeline.pipelines.pipeline_sd import SDPipeline as SDPipeline
+    from sd_pipeline.pipelines.pipeline_segmentation import SegmentationPipeline as SegmentationPipeline
     from sd_pipeline.schedulers.scheduling_ddpm import SDDDPMScheduler as SDDDPMScheduler
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _MODULE_OF = {
     "SDImg2ImgPipeline": "sd_pipeline.pipelines.pipeline_img2img",
     "SDInpaintPipeline": "sd_pipeline.pipelines.pipeline_inpaint",
     "SDOutpaintPipeline": "sd_pipeline.pipelines.pipeline_outpaint",
+    "SegmentationPipeline": "sd_pipeline.pipelines.pipeline_segmentation",
     # diffusers looks these base classes up by name in the module that a public class says it lives in.
     "ModelMixin": "diffusers.models.modeling_utils",
     "SchedulerMixin": "diffusers.schedulers.scheduling_utils",
@@ -43,6 +45,7 @@ __all__ = [
     "SDOutpaintPipeline",
     "SDPipeline",
     "SDUNet2DConditionModel",
+    "SegmentationPipeline",
     "SegmentationUNet",
 ]
 

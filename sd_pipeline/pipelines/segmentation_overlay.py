@@ -1,0 +1,90 @@
+"""A segmentation laid over its image, for people to look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import distance_transform_edt
+
+from sd_pipeline.pipelines.call_arguments import require
+from sd_pipeline.pipelines.segmentation_inputs import read_images
+
+COLORS = np.array(
+    [(230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167)],
+    dtype=np.float32,
+)
+"""Red, green and blue, which colour-blind people too tell apart (Okabe and Ito 2008, without black)."""
+
+
+def overlay(image: Any, instances: np.ndarray) -> Image.Image:
+    """Colour every instance, or every class, half-transparently, with its outline.
+
+    Number n has colour n - 1, beginning anew after the last, unless a neighbour with a smaller number has it: then the
+    next that none of these has, as long as there is one. Neighbours are those that meet if all grow at one speed.
+
+    Args:
+        image (`PIL.Image.Image`, `np.ndarray`, `str` or `os.PathLike`): What was segmented; see
+            `segmentation_inputs.read_images`.
+        instances (`np.ndarray` of shape `(height, width)`): The `instances` or `labels` of a segmentation, integers
+            of at least 0. What is 0 is not coloured.
+
+    Returns:
+        `PIL.Image.Image`: RGB.
+
+    Raises:
+        ValueError: If the image cannot be read, or the instances are something else or of another size.
+    """
+    require(not isinstance(image, (list, tuple)), "image", "a list", "one image")
+    levels = read_images(image, in_channels=3)[0].permute(1, 2, 0).numpy() * 255
+    is_map = isinstance(instances, np.ndarray) and instances.dtype.kind in "iu" and instances.shape == levels.shape[:2]
+    kind = getattr(instances, "dtype", type(instances).__name__)
+    shown = f"{kind} of shape {getattr(instances, 'shape', None)}"
+    require(is_map, "instances", shown, f"an array of integers of shape {levels.shape[:2]}, that of the image")
+    require(instances.min() >= 0, "instances", "negative somewhere", "at least 0")
+    numbers, places = np.unique(instances, return_inverse=True)
+    places = places.reshape(instances.shape)
+    if numbers[0] != 0:  # Place 0 is that of the background, whether there is any or not.
+        numbers, places = np.concatenate([[0], numbers]), places + 1
+    colors = np.concatenate([np.zeros((1, 3), np.float32), COLORS[_color_numbers(numbers, places)]])
+    opacity = np.where(outlines(instances), np.float32(1), np.float32(0.5)) * (instances > 0)
+    blended = levels + (colors[places] - levels) * opacity[..., None]
+    return Image.fromarray(np.rint(blended).astype(np.uint8))
+
+
+def outlines(instances: np.ndarray) -> np.ndarray:
+    """Find the pixels of instances that have another instance, or background, at one of their four edges.
+
+    Args:
+        instances (`np.ndarray` of shape `(height, width)`): Integers, 0 is background.
+
+    Returns:
+        `np.ndarray` of shape `(height, width)`, bool. The edge of the image alone makes no outline.
+    """
+    found = np.zeros(instances.shape, dtype=bool)
+    below, beside = instances[1:] != instances[:-1], instances[:, 1:] != instances[:, :-1]
+    found[1:] |= below
+    found[:-1] |= below
+    found[:, 1:] |= beside
+    found[:, :-1] |= beside
+    return found & (instances > 0)
+
+
+def _color_numbers(numbers: np.ndarray, places: np.ndarray) -> list[int]:
+    """Choose colours for all numbers but the first, which is the background, at their places in the image."""
+    if len(numbers) == 1:
+        return []
+    nearest = distance_transform_edt(places == 0, return_distances=False, return_indices=True)
+    grown = places[tuple(nearest)]
+    sides = [(grown[1:], grown[:-1]), (grown[:, 1:], grown[:, :-1])]
+    pairs = np.concatenate([np.stack([a[a != b], b[a != b]], axis=1) for a, b in sides])
+    smaller_neighbours: list[set[int]] = [set() for _ in numbers]
+    for smaller, larger in np.unique(np.sort(pairs, axis=1), axis=0).tolist():
+        smaller_neighbours[larger].add(smaller)
+    colors = [-1]
+    for place, number in enumerate(numbers[1:].tolist(), start=1):
+        taken = {colors[neighbour] for neighbour in smaller_neighbours[place]}
+        choices = [(number - 1 + shift) % len(COLORS) for shift in range(len(COLORS))]
+        colors.append(next((color for color in choices if color not in taken), choices[0]))
+    return colors[1:]
