@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ import transformers
 from diffusers.utils import logging
 
 from sd_pipeline import SDPipeline
-from sd_pipeline.pretrained_models import PACKAGED_MODELS
 from sd_pipeline.publishing.model_card import without_local_paths
 from sd_pipeline.publishing.repository import CARD_FILE
 from sd_pipeline.samplers import use_scheduler
@@ -30,6 +28,7 @@ from training.config import STAGES
 from training.data.catalogue import load_captioned_images
 from training.engine.checkpointing import write_json, write_text
 from training.evaluation.options import NUM_PROMPTS, parse_options
+from training.evaluation.results_folder import check_writable, default_output
 from training.evaluation.spreading import process_state
 from training.evaluation.suite import Call, Report, aligned
 from training.evaluation.suite_bits import evaluate_bits
@@ -89,21 +88,6 @@ def read_card(model: str) -> str:
         return check_card(card_file(model).read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"--card: allowed for a folder with a {CARD_FILE}; {model!r} is none") from error
-
-
-def default_output(model: str) -> Path:
-    """Choose the folder beside a model; for one of the Hub or of the package, one of the working directory."""
-    folder = Path(os.path.abspath(model))
-    if folder.is_dir() and "/".join(folder.parts[-2:]) not in PACKAGED_MODELS:
-        return folder.parent / "evaluation"
-    return Path("outputs") / "evaluation" / folder.name
-
-
-def check_writable(folder: Path) -> None:
-    """Find out before the work whether its results can be written."""
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (existing.is_dir() and os.access(existing, os.W_OK)):
-        raise ValueError(f"--output {folder}: {existing} is no folder that can be written to")
 
 
 def evaluate(options: argparse.Namespace, device: torch.device) -> Report:

@@ -20,6 +20,7 @@ from sd_pipeline.publishing.repository import CARD_FILE
 from sd_pipeline.publishing.stock_layout import is_stock
 from training.config import TrainConfig
 from training.data.captioned_images import CaptionedImages
+from training.data.held_out_draws import VALIDATION_IMAGES
 from training.data.pictures import to_picture
 from training.engine.run_folder import RunFolder
 from training.engine.task import Task
@@ -33,7 +34,7 @@ from training.release.card_sections import (
 from training.release.component_card import component_metadata, measured_text, text_encoder_origin, vae_use
 from training.release.run_card import FinishedRun, last_validation, results_to_come, used_config
 from training.release.samples import beside, generate_samples
-from training.tasks.autoencoder import VALIDATION_IMAGES, AutoencoderTask
+from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
 from training.tasks.inpainting import holed_pictures
 from training.tasks.text_encoder import TextEncoderTask

@@ -135,7 +135,7 @@ def build_task(
         return AutoencoderTask(config, dataset, validation_dataset, clip if clip.is_dir() else None, device)
     pretrained = load_pretrained(config)
     if pretrained is not None:
-        return DiffusionTask(config, dataset, frozen_models_of(pretrained, device), pretrained)
+        return DiffusionTask(config, dataset, frozen_models_of(pretrained, device), pretrained, validation_dataset)
     made = {s: folder.result(s) if folder.record(s) is not None else None for s in STAGES[:2]}
     frozen = load_frozen_models(made["text_encoder"], made["autoencoder"], device)
-    return DiffusionTask(config, dataset, frozen)
+    return DiffusionTask(config, dataset, frozen, validation_dataset=validation_dataset)

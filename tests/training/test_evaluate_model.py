@@ -16,7 +16,8 @@ from tests.components import tiny_components, tiny_scheduler, tiny_unconditional
 from tests.secrets import leaks
 from tests.training.evaluation.tiny_clip import save_as_run, tiny_clip
 from tests.training.runs import ROOT, TIMEOUT, environment, launch_command
-from training.evaluate_model import default_output, main
+from training.evaluate_model import main
+from training.evaluation.results_folder import default_output
 
 EVALUATE = ROOT / "training" / "evaluate_model.py"
 

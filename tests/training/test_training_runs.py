@@ -68,6 +68,17 @@ def test_a_run_leaves_what_it_promises(finished):
     assert index["_sd_pipeline"]["num_inference_steps"] == 2
 
 
+def test_every_stage_with_a_loss_a_sample_tells_it_of_held_out_images(finished):
+    _, out = finished
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for stage, part in (("autoencoder", "validation_kl"), ("diffusion", "validation_loss_t900_999")):
+        (row,) = [line for line in lines if line["stage"] == stage and "validation_loss" in line]
+        assert row["step"] == 4
+        assert {"validation_loss", "validation_loss_raw", part} <= set(row)
+        assert row["validation_loss"] != row["validation_loss_raw"]
+    assert not any("validation_loss" in line for line in lines if line["stage"] == "text_encoder")
+
+
 # The tasks that a pipeline or a model may have on the Hub, of those that there are here.
 PIPELINE_TAGS = {"pipeline": "text-to-image", "text_encoder": "feature-extraction"}
 PIPELINE_TAGS["autoencoder"] = "image-feature-extraction"

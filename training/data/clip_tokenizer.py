@@ -67,3 +67,19 @@ def tokenize(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> torch.Tensor:
     tokens = tokenizer(list(captions), padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     input_ids: torch.Tensor = tokens.input_ids
     return input_ids
+
+
+def distinct_tokens(tokenizer: CLIPTokenizer, captions: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Turn captions into tokens, each of them once, however many samples have it.
+
+    Args:
+        tokenizer (`transformers.CLIPTokenizer`): The tokenizer.
+        captions (sequence of `str`): One a sample.
+
+    Returns:
+        `dict`: `"input_ids"`, as `tokenize` gives them, and `"caption_rows"`, a `torch.LongTensor` of shape
+        `(len(captions),)`: which row of them a sample has.
+    """
+    distinct = sorted(set(captions))
+    rows = torch.tensor([distinct.index(caption) for caption in captions])
+    return {"input_ids": tokenize(tokenizer, distinct), "caption_rows": rows}

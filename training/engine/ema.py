@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -68,3 +68,17 @@ class AveragedWeights:
         self._average.optimization_step = int(state["optimization_step"])
         for (name, parameter), shadow in zip(self._parameters.items(), self._average.shadow_params, strict=True):
             shadow.copy_(own_part(like(state[name], parameter)))
+
+
+@contextmanager
+def as_evaluated(model: torch.nn.Module, average: AveragedWeights | None) -> Iterator[None]:
+    """Have a model as it is used after training for the time of a `with` block: no dropout, no gradients.
+
+    Args:
+        model (`torch.nn.Module`): The unwrapped model.
+        average (`AveragedWeights`, *optional*): What stands in the place of its weights; by default they stay.
+    """
+    model.eval()
+    with torch.no_grad(), average.applied() if average is not None else nullcontext():
+        yield
+    model.train()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -79,6 +79,14 @@ class Task(Protocol):
 
     def sample_name(self, index: int) -> str:
         """Name a sample of the data set so that a person finds it."""
+        ...
+
+    def validation_batches(self) -> Sequence[Callable[[], Batch]]:
+        """Give what the loss on held-out samples is measured on, the same batches whenever it is asked.
+
+        Each makes a batch as `collate` does when it is called, which every process may do. Nothing drawn in it depends
+        on the seed of the run. Empty where there are no held-out samples, or the loss is no mean over samples.
+        """
         ...
 
     def validate(self, step: int) -> Validation:

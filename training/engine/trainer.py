@@ -5,7 +5,6 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from training.config import StageConfig
 from training.engine.agreement import agree
 from training.engine.checkpoint_writer import CheckpointWriter
 from training.engine.checkpointing import CheckpointError, newest_checkpoint, read_checkpoint, remove_leftovers
-from training.engine.ema import AveragedWeights
+from training.engine.ema import AveragedWeights, as_evaluated
 from training.engine.interruption import RunStopped, StopSignal, outlive_signals
 from training.engine.non_finite import (
     MAX_SKIPPED_IN_A_ROW,
@@ -35,6 +34,7 @@ from training.engine.step_numbers import StepNumbers
 from training.engine.task import Batch, Task
 from training.engine.tracking import MetricsLog, StageReport
 from training.engine.training_state import gather_state, restore_state
+from training.engine.validation_loss import validated
 
 
 class Trainer:
@@ -174,12 +174,12 @@ class Trainer:
         if micro_batches is not None and (is_last or self.step % settings.logging_steps == 0):
             report.row(self.step, self.numbers.row(micro_batches, norms, self.network.learning_rate))
         if is_last or (settings.validation_steps is not None and self.step % settings.validation_steps == 0):
-            self._validate(report)
+            report.validation(self.step, validated(self.task, self.step, self.accelerator, self.average))
         self._writer.check()
         if stop or is_last or self.step % settings.checkpointing_steps == 0:
             self._save()
             if self.after_save is not None and self.accelerator.is_main_process and not (stop or is_last):
-                with self._averaged():
+                with as_evaluated(self.task.model, self.average):
                     self.after_save(self.task, self.step)
         if stop and not is_last:
             self._writer.wait()
@@ -247,18 +247,6 @@ class Trainer:
         if self.settings.on_non_finite == "stop" or self._skipped_in_a_row == MAX_SKIPPED_IN_A_ROW:
             raise FloatingPointError(failure_message(self.task.name, record, file))
         report.skipped(self.step + 1)
-
-    def _validate(self, report: StageReport) -> None:
-        with self._averaged():
-            report.validation(self.step, self.task.validate(self.step))
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Have the averaged weights in the model, as it is used afterwards, for the time of a `with` block."""
-        self.task.model.eval()
-        with torch.no_grad(), self.average.applied() if self.average is not None else nullcontext():
-            yield
-        self.task.model.train()
 
     def _save(self) -> None:
         """Gather the state from all processes, and let the main one write it."""

@@ -25,7 +25,7 @@ _METADATA: dict[str, dict[str, Any]] = {
     },
 }
 
-# What validation measures: how it is called, and what it is.
+# What of a validation is for a card: how it is called, and what it is. Losses compare only with those of like runs.
 _MEASURES = {
     "psnr": ("PSNR", "peak signal-to-noise ratio of reconstructions, dB, mean over the images"),
     "ssim": ("SSIM", "structural similarity of reconstructions (Wang et al. 2004), mean over the images"),
@@ -48,6 +48,7 @@ def component_metadata(stage: str, name: str, dataset: str, measured: Mapping[st
         measured (`Mapping[str, float]`): Of the last validation.
     """
     entries = dict(_METADATA[stage])
+    measured = {key: measured[key] for key in _MEASURES if key in measured}
     if measured:
         results = [
             EvalResult(
@@ -56,7 +57,7 @@ def component_metadata(stage: str, name: str, dataset: str, measured: Mapping[st
                 dataset_name=f"{without_local_paths(dataset)}, held-out images",
                 dataset_split="validation",
                 metric_type=key,
-                metric_name=_MEASURES.get(key, (key, ""))[0],
+                metric_name=_MEASURES[key][0],
                 metric_value=round(value, 4),
             )
             for key, value in measured.items()
@@ -72,15 +73,13 @@ def measured_text(measured: Mapping[str, float], num_images: int) -> str:
         measured (`Mapping[str, float]`): Of the last validation; may be empty.
         num_images (`int`): How many held-out images it looked at.
     """
+    measured = {key: measured[key] for key in _MEASURES if key in measured}
     if not measured:
         return (
             "Nothing has been measured: the data have no held-out images. `data.validation_fraction` in the "
             "configuration holds some out, and training then measures them at its end."
         )
-    rows = [
-        [_MEASURES.get(key, (key, ""))[0], f"{value:.4g}", _MEASURES.get(key, ("", ""))[1]]
-        for key, value in measured.items()
-    ]
+    rows = [[_MEASURES[key][0], f"{value:.4g}", _MEASURES[key][1]] for key, value in measured.items()]
     return (
         markdown_table(["measure", "value", "what it is"], rows)
         + f"\n\nThe last validation of the training, on {num_images:,} held-out images. One number each, "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from sd_pipeline.latents import fold_latent_statistics
 from sd_pipeline.stock_config import record_facts
 from training.config import ConfigError, TrainConfig
 from training.data.captioned_images import CaptionedImages, SampleKey
+from training.data.held_out_draws import VALIDATION_IMAGES, fixed_noise
 from training.data.pictures import to_picture
 from training.engine.random_streams import standard_normal
 from training.engine.task import Batch, Validation
@@ -26,7 +28,6 @@ from training.tasks.components import build_discriminator, build_vae, downsampli
 from training.tasks.parameter_groups import decay_matrices_only
 from training.tasks.perceptual_distance import MISSING_CLIP, load_perceptual_distance
 
-VALIDATION_IMAGES = 256
 _PICTURES = 8
 # The statistics of the latents are measured on at most this many training images.
 _STATISTICS_IMAGES = 10_000
@@ -83,12 +84,15 @@ class AutoencoderTask:
         """Stack the images and draw the posterior's noise."""
         numbers = [sample["sample_number"] for sample in samples]
         pixel_values = torch.stack([sample["pixel_values"] for sample in samples])
-        sides = [side // downsampling_factor(self.vae) for side in pixel_values.shape[-2:]]
-        shape = (self.vae.config["latent_channels"], *sides)
+        shape = self._shape_of_latents(pixel_values)
         return {
             "pixel_values": pixel_values,
             "noise": standard_normal(self.config.seed, "autoencoder/posterior", numbers, shape),
         }
+
+    def _shape_of_latents(self, pixel_values: torch.Tensor) -> tuple[int, ...]:
+        sides = [side // downsampling_factor(self.vae) for side in pixel_values.shape[-2:]]
+        return (self.vae.config["latent_channels"], *sides)
 
     def adversary_parameter_groups(self) -> list[dict[str, Any]]:
         """Return the parameter groups of the discriminator's optimizer."""
@@ -99,7 +103,9 @@ class AutoencoderTask:
     def prepare_batch(self, batch: Batch, step: int) -> Batch:
         """Say whether the discriminator takes part by now; what is frozen belongs to the loss."""
         has_started = step >= self.config.autoencoder.adversarial.start_step
-        return {**batch, "is_judged": torch.tensor(self.adversary is not None and has_started)}
+        # In a validation it judges nothing: every training has another one.
+        takes_part = self.adversary is not None and has_started and self.model.training
+        return {**batch, "is_judged": torch.tensor(takes_part)}
 
     def adversary_batch(self, batch: Batch, outputs: Batch) -> Batch | None:
         """Hand images and reconstructions to the discriminator, once it takes part."""
@@ -110,6 +116,19 @@ class AutoencoderTask:
     def sample_name(self, index: int) -> str:
         """Name a sample by its file, its row or its number."""
         return self.pictures.source.name(index)
+
+    def validation_batches(self) -> Sequence[Callable[[], Batch]]:
+        """Give the held-out images, as squares, with fixed noise of the posterior."""
+        images = range(min(len(self.validation_dataset or []), VALIDATION_IMAGES))
+        size = self.config.autoencoder.train_batch_size
+        return [partial(self._held_out, images[first : first + size]) for first in range(0, len(images), size)]
+
+    def _held_out(self, images: Sequence[int]) -> Batch:
+        assert self.validation_dataset is not None  # Or there would be no images.
+        dataset = self.validation_dataset.squares()
+        pixel_values = torch.stack([dataset[image]["pixel_values"] for image in images])
+        noise = fixed_noise("posterior", images, self._shape_of_latents(pixel_values))
+        return {"pixel_values": pixel_values, "noise": noise}
 
     def validate(self, step: int) -> Validation:
         """Compare held-out images with their reconstructions through the posterior's mode, and draw some of them."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,13 +18,14 @@ from sd_pipeline.publishing.repository import export_pipeline
 from sd_pipeline.schedulers.bound_of_schedule import Decoder
 from training.config import ConfigError, DiffusionConfig, TrainConfig
 from training.data.captioned_images import CaptionedImages
-from training.data.clip_tokenizer import tokenize
+from training.data.clip_tokenizer import distinct_tokens
 from training.data.latent_cache import CachedLatents
 from training.engine.random_streams import standard_normal, stream_key, uniform
 from training.engine.task import Batch, Validation, WithoutAdversary
 from training.evaluation.spreading import spread
 from training.tasks.components import FrozenModels, build_unet, downsampling_factor
 from training.tasks.denoising_model import DenoisingModel
+from training.tasks.held_out_images import HeldOutImages
 from training.tasks.inpainting import added_channels, draw_masks, holed_pictures
 from training.tasks.lora import add_adapters, save_adapters
 from training.tasks.parameter_groups import decay_matrices_only
@@ -33,6 +35,7 @@ from training.tasks.timestep_sampling import draw_timesteps
 
 _PICTURES = 8
 _PICTURES_AT_A_TIME = 4
+_LARGER_WITHOUT_GRADIENTS = 4
 
 
 class DiffusionTask(WithoutAdversary):
@@ -43,6 +46,7 @@ class DiffusionTask(WithoutAdversary):
         dataset (`CaptionedImages`): Training images and captions.
         frozen (`FrozenModels`): What the earlier stages made, on the device of the training.
         pretrained (`SDInpaintPipeline`, *optional*): The model that the run goes on from, `frozen` its parts.
+        validation_dataset (`CaptionedImages`, *optional*): Held-out images, which are seen as squares.
 
     Raises:
         DataError: If the latent cache holds something else or cannot be written, or an image cannot be read.
@@ -58,6 +62,7 @@ class DiffusionTask(WithoutAdversary):
         dataset: CaptionedImages,
         frozen: FrozenModels,
         pretrained: SDInpaintPipeline | None = None,
+        validation_dataset: CaptionedImages | None = None,
     ) -> None:
         self.config = config
         self.settings: DiffusionConfig = config.diffusion
@@ -91,6 +96,12 @@ class DiffusionTask(WithoutAdversary):
                 joint.gradient_checkpointing_enable()
         decoder: Decoder = "discretised" if vae is None else "gaussian"
         self.model = DenoisingModel(self.unet, joint, self.scheduler, self.settings, decoder)
+        self.held_out: HeldOutImages | None = None
+        if validation_dataset:
+            tokenizer, squares = frozen.tokenizer, validation_dataset.squares()
+            tokens = None if tokenizer is None else partial(distinct_tokens, tokenizer)
+            shape, offset = self.latent_shape, self.settings.noise_offset
+            self.held_out = HeldOutImages(squares, self._held_out, tokens, shape, self.num_timesteps, offset)
 
     def _start(self) -> SDUNet2DConditionModel:
         if self.pretrained is not None:
@@ -145,10 +156,7 @@ class DiffusionTask(WithoutAdversary):
         if self.frozen.tokenizer is not None:
             dropped = uniform(seed, "diffusion/caption_drop", numbers) < self.settings.proportion_empty_prompts
             captions = ["" if drop else s["caption"] for drop, s in zip(dropped.tolist(), samples, strict=True)]
-            # Every caption of a batch is encoded once, however many samples have it.
-            distinct = sorted(set(captions))
-            batch["input_ids"] = tokenize(self.frozen.tokenizer, distinct)
-            batch["caption_rows"] = torch.tensor([distinct.index(caption) for caption in captions])
+            batch |= distinct_tokens(self.frozen.tokenizer, captions)
         return batch
 
     def _shape_of_latents(self, batch: Batch) -> tuple[int, ...]:
@@ -161,18 +169,32 @@ class DiffusionTask(WithoutAdversary):
     @torch.no_grad()
     def prepare_batch(self, batch: Batch, step: int) -> Batch:
         """Encode images and captions with what is frozen."""
-        arguments = {"noise": batch["noise"], "timesteps": batch["timesteps"]}
-        arguments["latents"] = self._latents(batch)
-        if self.settings.inpainting:
-            masked_pixels = batch["pixel_values"] * (1 - batch["mask"])
-            masked = self._encode(masked_pixels, batch.get("masked_posterior_noise"))
-            arguments["added_channels"] = added_channels(batch["mask"], masked, self.factor)
+        arguments = {"noise": batch["noise"], "timesteps": batch["timesteps"], **self._seen(batch)}
         if self.learns_text:
             return {**arguments, "input_ids": batch["input_ids"], "caption_rows": batch["caption_rows"]}
         if self.frozen.text_encoder is not None:
             hidden_states = self.frozen.text_encoder(batch["input_ids"])[0]
             arguments["encoder_hidden_states"] = hidden_states[batch["caption_rows"]]
         return arguments
+
+    def _seen(self, batch: Batch) -> Batch:
+        """Make what the U-Net sees of images. Held-out ones have been encoded, and bring it along."""
+        if "latents" in batch:
+            return {name: batch[name] for name in ("latents", "added_channels") if name in batch}
+        seen = {"latents": self._latents(batch)}
+        if self.settings.inpainting:
+            masked_pixels = batch["pixel_values"] * (1 - batch["mask"])
+            masked = self._encode(masked_pixels, batch.get("masked_posterior_noise"))
+            seen["added_channels"] = added_channels(batch["mask"], masked, self.factor)
+        return seen
+
+    @torch.no_grad()
+    def _held_out(self, drawn: Batch) -> Batch:
+        """Encode held-out images with what was drawn for them, as far as this training samples and masks."""
+        device = "cpu" if self.frozen.vae is None else self.frozen.vae.device
+        return self._seen(
+            {n: v.to(device) for n, v in drawn.items() if self.settings.sample_posterior or not n.endswith("noise")}
+        )
 
     def _latents(self, batch: Batch) -> torch.Tensor:
         noise = batch.get("posterior_noise")
@@ -203,6 +225,12 @@ class DiffusionTask(WithoutAdversary):
     def sample_name(self, index: int) -> str:
         """Name a sample by its file, its row or its number."""
         return self.pictures.source.name(index)
+
+    def validation_batches(self) -> Sequence[Callable[[], Batch]]:
+        """Give the held-out images, each with fixed noise at timesteps that cover the schedule evenly."""
+        # Without a backward pass far fewer activations are kept, unless those of training were recomputed too.
+        factor = 1 if self.settings.gradient_checkpointing else _LARGER_WITHOUT_GRADIENTS
+        return [] if self.held_out is None else self.held_out.batches(factor * self.settings.train_batch_size)
 
     def validate(self, step: int) -> Validation:
         """Draw pictures of fixed prompts, or in fixed holes, from fixed noise, whatever the number of processes."""

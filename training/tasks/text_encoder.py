@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ from transformers import CLIPModel, CLIPTextConfig, CLIPTextModel
 from training.config import TrainConfig
 from training.data.captioned_images import CaptionedImages
 from training.data.clip_tokenizer import tokenize, train_clip_tokenizer
+from training.data.held_out_draws import VALIDATION_IMAGES
 from training.engine.task import Batch, Validation, WithoutAdversary
 from training.tasks.components import build_clip_model, build_text_model, load_text_encoder, text_model_config
 from training.tasks.losses import contrastive_loss
@@ -22,7 +23,6 @@ from training.tasks.parameter_groups import decay_matrices_only
 from training.tasks.thumbnail import ThumbnailDecoder, thumbnail_error
 
 MAX_LOGIT_SCALE = 100.0
-_VALIDATION_IMAGES = 256
 
 
 def gather_with_gradient(local: torch.Tensor) -> torch.Tensor:
@@ -145,12 +145,16 @@ class TextEncoderTask(WithoutAdversary):
         """Name a sample by its file, its row or its number."""
         return self.pictures.source.name(index)
 
+    def validation_batches(self) -> Sequence[Callable[[], Batch]]:
+        """Nothing."""
+        return []  # Every sample is compared with all others of its batch: the loss is no mean over samples.
+
     def validate(self, step: int) -> Validation:
         """Measure how often an image's caption is the nearest of all captions, and how well it tells the thumbnail."""
         if not isinstance(self.model, ContrastiveModel) or not self.validation_dataset:
             return Validation()
         device = self.model.clip.logit_scale.device
-        samples = [self.validation_dataset[i] for i in range(min(len(self.validation_dataset), _VALIDATION_IMAGES))]
+        samples = [self.validation_dataset[i] for i in range(min(len(self.validation_dataset), VALIDATION_IMAGES))]
         captions = sorted({sample["caption"] for sample in samples})
         truth = torch.tensor([captions.index(sample["caption"]) for sample in samples])
         pixel_values = torch.stack([sample["pixel_values"] for sample in samples]).to(device)

@@ -94,6 +94,9 @@ class LineTask:
     def sample_name(self, index: int) -> str:
         return f"point {index}"
 
+    def validation_batches(self) -> list[Any]:
+        return []
+
     def validate(self, step: int) -> Validation:
         return Validation({"weight": float(self.model.layers[0].weight.detach().norm())})
 
