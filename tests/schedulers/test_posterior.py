@@ -109,6 +109,15 @@ def test_the_variances_are_ordered_and_the_learned_range_spans_them() -> None:
     assert learned.tolist() == [0.5, 0.0]
 
 
+def test_a_learned_range_adds_no_noise_in_the_step_to_the_data() -> None:
+    """Where beta_tilde is 0 its logarithm has no meaning, and v above 1 would make any variance of it."""
+    a, one = alphas_cumprod(), torch.ones((), dtype=torch.float64)
+    v = torch.tensor([-1.0, 0.5, 1.9], dtype=torch.float64)
+    assert reverse_std("learned_range", a[9], one, v).tolist() == [0, 0, 0]
+    # A likelihood gives beta_tilde a least value, and has a density there.
+    assert (reverse_std("learned_range", a[0], one, v, least=posterior_variance(a[1], a[0])) > 0).all()
+
+
 def expectation(terms: torch.Tensor, num_variables: int) -> torch.Tensor:
     """Average over standard normal variables, the first axes; exact for the quadratics of the bound."""
     weights = torch.from_numpy(np.polynomial.hermite_e.hermegauss(3)[1] / math.sqrt(2 * math.pi))

@@ -24,6 +24,8 @@ _FORWARD_PROCESS = (
 """What a scheduler's configuration says of the forward process and the prediction, whatever its way to sample."""
 
 _LEARNED_VARIANCE = ("DDPMScheduler", "SDDDPMScheduler")
+# The spacing of timesteps whose last one is 0, however many are taken.
+_ENDS_AT_0 = "linspace"
 
 
 def build_scheduler(config: TrainConfig, in_pixel_space: bool, pretrained: Scheduler | None = None) -> SDDDPMScheduler:
@@ -84,6 +86,14 @@ def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler, pretr
         if key not in inspect.signature(kind.__init__).parameters:
             raise ConfigError(f"evaluation.scheduler_config.{key}: unknown key of {name}")
     arguments = {**own, **offset, **evaluation.scheduler_config}
+    if config.diffusion.learns_variance:
+        spacing = evaluation.scheduler_config.get("timestep_spacing", _ENDS_AT_0)
+        if spacing != _ENDS_AT_0:
+            raise ConfigError(
+                f"evaluation.scheduler_config.timestep_spacing = {spacing!r}: must be {_ENDS_AT_0} with a learned "
+                "variance, which diffusers can use in the last step only if that is timestep 0"
+            )
+        arguments["timestep_spacing"] = spacing
     # `from_config` would reset what is named here to the default of the class, whatever value it has by now.
     arguments.pop("_use_default_values", None)
     published = build("evaluation.scheduler_config", lambda: kind.from_config(arguments), {})

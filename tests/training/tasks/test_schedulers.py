@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 
 from sd_pipeline import SDDDPMScheduler
 from tests.training.configurations import tiny_train_config
-from training.config import TrainConfig
+from training.config import ConfigError, TrainConfig
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
 
 
@@ -43,3 +43,16 @@ def test_the_published_scheduler_is_the_one_that_was_asked_for():
     assert (published.config.clip_sample, published.config.steps_offset) == (False, 1)
     _, published = schedulers(evaluation__scheduler_config={"steps_offset": 0})
     assert published.config.steps_offset == 0
+
+
+def test_a_learned_variance_is_published_with_a_last_step_from_timestep_0():
+    """There diffusers adds no noise; from above 0 it would add some of a variance without meaning."""
+    learned = {"objective": "hybrid", "scheduler": {"variance_type": "learned_range"}}
+    values = {f"diffusion__{key}": value for key, value in learned.items()}
+    _, published = schedulers(**values)
+    assert (type(published), published.config.timestep_spacing) == (DDPMScheduler, "linspace")
+    for num_inference_steps in (2, 25, 100):
+        published.set_timesteps(num_inference_steps)
+        assert published.timesteps[-1] == 0
+    with pytest.raises(ConfigError, match="timestep_spacing = 'trailing': must be linspace with a learned variance"):
+        schedulers(**values, evaluation__scheduler_config={"timestep_spacing": "trailing"})
