@@ -33,6 +33,7 @@ IN_PIXELS = {"stages": ["diffusion"], "diffusion__unet": WITHOUT_TEXT, "diffusio
         ({"stages": ["diffusion"]}, ["text_encoder", "autoencoder"]),
         ({"stages": ["text_encoder"]}, []),
         ({"autoencoder__vae": {"posterior": "isotropic"}, "stages": ["autoencoder"]}, []),
+        ({**changed("autoencoder.vae", posterior="cholesky"), "diffusion__cache_latents": False}, []),
         ({"evaluation__scheduler": "DPMSolverMultistepScheduler"}, []),
         ({"data__aspect_ratio_bucket_step": 8, "diffusion__cache_latents": False}, []),
         ({**IN_PIXELS, "data__aspect_ratio_bucket_step": 2}, []),
