@@ -23,15 +23,16 @@ _TURNS = {
 }
 _INFO_OF_COLORS = ("icc_profile", "transparency")
 _WHITE_OF_INTEGERS = (65535,)
-_WHITE_OF_FLOATS = (1, 255, 65535)
-_WIDE_MODES = {
+WHITE_OF_FLOATS = (1, 255, 65535)
+WIDE_MODES = {
     "I;16": _WHITE_OF_INTEGERS,
     "I;16B": _WHITE_OF_INTEGERS,
     "I;16L": _WHITE_OF_INTEGERS,
     "I;16N": _WHITE_OF_INTEGERS,
     "I": _WHITE_OF_INTEGERS,
-    "F": _WHITE_OF_FLOATS,
+    "F": WHITE_OF_FLOATS,
 }
+"""Modes of grey with more than 8 bits, with what may be white in them."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -50,8 +51,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: If grey values are negative, not finite or above 65535, so that nobody can tell which is white.
     """
-    image = _upright(image)
-    if image.mode in _WIDE_MODES:
+    image = upright(image)
+    if image.mode in WIDE_MODES:
         return _wide_grey_to_rgb(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -83,12 +84,20 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
         try:
             # That of PNG would decode the picture to look behind it.
             orientation = Image.Image.getexif(image).get(_EXIF_ORIENTATION)
-        except Exception:  # As in `_upright`.
+        except Exception:  # As in `upright`.
             orientation = None
     return (height, width) if orientation in (5, 6, 7, 8) else (width, height)
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as EXIF says.
+
+    Args:
+        image (`PIL.Image.Image`): A picture in any mode; it is decoded.
+
+    Returns:
+        `PIL.Image.Image`: the picture in the same mode.
+    """
     image.load()  # Which turns a TIFF already.
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION)
@@ -105,7 +114,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _wide_grey_to_rgb(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
-    allowed = _WIDE_MODES[image.mode]
+    allowed = WIDE_MODES[image.mode]
     lowest, highest = values.min(), values.max()
     if not (lowest >= 0 and highest <= allowed[-1]):
         raise ValueError(f"grey values from {lowest:g} to {highest:g}; allowed: 0 to {allowed[-1]}")

@@ -31,26 +31,23 @@ from training.evaluation.comparable_models import check_comparable, load_model, 
 from training.evaluation.denoising_errors import DenoisingErrors
 from training.evaluation.paired_comparison import compare_errors
 from training.evaluation.results_folder import check_writable, default_output
-from training.evaluation.spreading import process_state, spread
+from training.evaluation.spreading import measured, process_state, spread
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
-    state = process_state()
-    if state.device.type == "cpu":
-        # Their number changes the last bits, and who launches more processes has fewer of them.
-        torch.set_num_threads(1)
-    try:
+
+    def measure(device: torch.device) -> tuple[Path, str, dict[str, Any]]:
         options = parse_options(arguments)
         output = options.output or default_output(pipeline_of(options.b))
         check_writable(output)
-        table, results = compare(options, state.device)
-    except (OSError, ValueError) as error:
-        if state.is_main_process:
-            print(" ".join(str(error).split()), file=sys.stderr, flush=True)
-        state.wait_for_everyone()  # A launcher ends all processes when the first of them leaves.
+        return output, *compare(options, device)
+
+    found = measured(measure)
+    if found is None:
         return 2
-    if state.is_main_process:
+    output, table, results = found
+    if process_state().is_main_process:
         output.mkdir(parents=True, exist_ok=True)
         write_json(results, output / "compare.json")
         print(f"{table}\n\nwritten: {output / 'compare.json'}")

@@ -29,7 +29,7 @@ from training.data.catalogue import load_captioned_images
 from training.engine.checkpointing import write_json, write_text
 from training.evaluation.options import NUM_PROMPTS, parse_options
 from training.evaluation.results_folder import check_writable, default_output
-from training.evaluation.spreading import process_state
+from training.evaluation.spreading import measured, process_state
 from training.evaluation.suite import Call, Report, aligned
 from training.evaluation.suite_bits import evaluate_bits
 from training.evaluation.suite_captions import evaluate_captions
@@ -49,22 +49,19 @@ SUITES = {
 
 def main(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
-    state = process_state()
-    if state.device.type == "cpu":
-        # Their number changes the last bits of an image, and who launches more processes has fewer of them.
-        torch.set_num_threads(1)
-    try:
+
+    def measure(device: torch.device) -> tuple[argparse.Namespace, Path, str | None, Report]:
         options = parse_options(arguments)
         output = options.output or default_output(options.model)
         check_writable(output)
         card = read_card(options.model) if options.card else None
-        report = evaluate(options, state.device)
-    except (OSError, ValueError) as error:
-        if state.is_main_process:
-            print(" ".join(str(error).split()), file=sys.stderr, flush=True)
-        state.wait_for_everyone()  # A launcher ends all processes when the first of them leaves.
+        return options, output, card, evaluate(options, device)
+
+    found = measured(measure)
+    if found is None:
         return 2
-    if state.is_main_process:
+    options, output, card, report = found
+    if process_state().is_main_process:
         results = hand_over(report, options.model, output)
         if card is not None:
             write_text(with_results(card, results, report.table, told_command(arguments)), card_file(options.model))

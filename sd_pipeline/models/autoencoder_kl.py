@@ -16,6 +16,7 @@ from torch import nn
 
 from sd_pipeline.models.autoencoder_blocks import ACTIVATIONS, Decoder, Encoder
 from sd_pipeline.models.cholesky_head import CholeskyHead
+from sd_pipeline.models.constructor_checks import check_counts
 from sd_pipeline.models.gaussian import LOGVAR_RANGE, CholeskyGaussian, DiagonalGaussian
 from sd_pipeline.models.tiling import TileGrid, apply_tiled
 from sd_pipeline.stock_config import StockConfigMixin
@@ -110,7 +111,7 @@ class SDAutoencoderKL(StockConfigMixin, SafetensorsMixin, ModelMixin, Autoencode
     ) -> None:
         super().__init__()
         tile_size = sample_size if isinstance(sample_size, int) else sample_size[0]
-        _check_counts(
+        check_counts(
             sample_size=tile_size,
             in_channels=in_channels,
             out_channels=out_channels,
@@ -239,12 +240,6 @@ class SDAutoencoderKL(StockConfigMixin, SafetensorsMixin, ModelMixin, Autoencode
         return network(batch)
 
 
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
 def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
@@ -264,7 +259,7 @@ def _check_blocks(
     for up_block_type in up_block_types:
         _check_choice("up_block_types", up_block_type, ("UpDecoderBlock2D",))
     for width in block_out_channels:
-        _check_counts(block_out_channels=width)
+        check_counts(block_out_channels=width)
         if width % num_groups:
             raise ValueError(f"block_out_channels must be divisible by norm_num_groups={num_groups}, got {width}")
 

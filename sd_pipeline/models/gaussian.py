@@ -19,7 +19,37 @@ def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
-class DiagonalGaussian:
+class _Posterior:
+    """What a Gaussian over latents offers whatever its covariance."""
+
+    mean: torch.Tensor
+
+    def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
+        """Draw z ~ q_phi(z|x), differentiable in the parameters (report, eq. 11).
+
+        Args:
+            generator (`torch.Generator` or list of them, one a sample, *optional*): Where the noise comes from.
+
+        Returns:
+            `torch.Tensor` of the shape and dtype of `mean`: z.
+        """
+        noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
+        return self.reparameterise(noise)
+
+    def mode(self) -> torch.Tensor:
+        """Return the most probable latents.
+
+        Returns:
+            `torch.Tensor` of shape `(batch_size, num_channels, height, width)`: the mean.
+        """
+        return self.mean
+
+    def reparameterise(self, noise: torch.Tensor) -> torch.Tensor:
+        """Give z for noise drawn elsewhere."""
+        raise NotImplementedError
+
+
+class DiagonalGaussian(_Posterior):
     """A Gaussian N(mean, diag(exp(logvar))) for each sample of a batch.
 
     The log-variance is a parameter, not the variance, so that any real output of a network is a valid one (report,
@@ -54,18 +84,6 @@ class DiagonalGaussian:
         """`torch.Tensor` of shape `(batch_size, 2 * num_channels, height, width)`: mean, then log-variance."""
         return torch.cat([self.mean, self.logvar], dim=1)
 
-    def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
-        """Draw z = mean + std * epsilon, epsilon ~ N(0, I); differentiable in mean and log-variance (report, eq. 11).
-
-        Args:
-            generator (`torch.Generator` or list of them, one a sample, *optional*): Where the noise comes from.
-
-        Returns:
-            `torch.Tensor` of the shape and dtype of `mean`: z.
-        """
-        noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.reparameterise(noise)
-
     def reparameterise(self, noise: torch.Tensor) -> torch.Tensor:
         """Give z = mean + std * epsilon for noise drawn elsewhere (report, eq. 11).
 
@@ -76,14 +94,6 @@ class DiagonalGaussian:
             `torch.Tensor` of the shape of `mean`: z.
         """
         return self.mean + self.std * noise
-
-    def mode(self) -> torch.Tensor:
-        """Return the most probable latents.
-
-        Returns:
-            `torch.Tensor` of shape `(batch_size, num_channels, height, width)`: the mean.
-        """
-        return self.mean
 
     def kl(self, other: DiagonalGaussian | None = None) -> torch.Tensor:
         """Kullback-Leibler divergence to another Gaussian, by default the prior N(0, I), in closed form.
@@ -136,7 +146,7 @@ class DiagonalGaussian:
         return 0.5 * (math.log(2.0 * math.pi) + logvar + squared_epsilon).sum(dim=tuple(dims))
 
 
-class CholeskyGaussian:
+class CholeskyGaussian(_Posterior):
     """A Gaussian N(mean, L L^T) of full covariance for each sample of a batch (report, section 2.4).
 
     For latents of few elements: L has as many rows and columns as a sample has elements.
@@ -186,18 +196,6 @@ class CholeskyGaussian:
         """`torch.Tensor` of shape `(batch_size, num_elements, num_elements)`: Sigma = L L^T (report eq. 10)."""
         return self.factor @ self.factor.transpose(1, 2)
 
-    def sample(self, generator: torch.Generator | list[torch.Generator] | None = None) -> torch.Tensor:
-        """Draw z = mean + L epsilon, epsilon ~ N(0, I); differentiable in mean and L (report eq. 11).
-
-        Args:
-            generator (`torch.Generator` or list of them, one a sample, *optional*): Where the noise comes from.
-
-        Returns:
-            `torch.Tensor` of the shape and dtype of `mean`: z.
-        """
-        noise = randn_tensor(self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype)
-        return self.reparameterise(noise)
-
     def reparameterise(self, noise: torch.Tensor) -> torch.Tensor:
         """Give z = mean + L epsilon for noise drawn elsewhere (report, eq. 11).
 
@@ -209,14 +207,6 @@ class CholeskyGaussian:
         """
         factor = self.factor.to(noise.dtype)
         return self.mean + (factor @ noise.flatten(1).unsqueeze(2)).view_as(self.mean)
-
-    def mode(self) -> torch.Tensor:
-        """Return the most probable latents.
-
-        Returns:
-            `torch.Tensor` of shape `(batch_size, num_channels, height, width)`: the mean.
-        """
-        return self.mean
 
     def kl(self, other: DiagonalGaussian | None = None) -> torch.Tensor:
         """Kullback-Leibler divergence to a diagonal Gaussian, by default the prior N(0, I), in closed form.

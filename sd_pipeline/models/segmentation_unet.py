@@ -13,6 +13,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from diffusers.utils import BaseOutput
 from torch import nn
 
+from sd_pipeline.models.constructor_checks import check_counts
 from sd_pipeline.models.segmentation_sizes import output_size
 from sd_pipeline.stock_weights import SafetensorsMixin
 
@@ -78,7 +79,7 @@ class SegmentationUNet(SafetensorsMixin, ModelMixin, ConfigMixin):  # type: igno
         norm_num_groups: int = 32,
     ) -> None:
         super().__init__()
-        _check_counts(in_channels=in_channels, num_classes=num_classes, norm_num_groups=norm_num_groups)
+        check_counts(in_channels=in_channels, num_classes=num_classes, norm_num_groups=norm_num_groups)
         _check_blocks(block_out_channels, norm_type, norm_num_groups)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must be in [0, 1), got {dropout!r}")
@@ -192,18 +193,12 @@ def _norm(num_channels: int, norm_type: str | None, norm_num_groups: int) -> nn.
     return nn.BatchNorm2d(num_channels) if norm_type == "batch" else nn.GroupNorm(norm_num_groups, num_channels)
 
 
-def _check_counts(**counts: int) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be an integer of at least 1, got {value!r}")
-
-
 def _check_blocks(block_out_channels: Sequence[int], norm_type: str | None, norm_num_groups: int) -> None:
     if not block_out_channels:
         raise ValueError("block_out_channels must have at least one level, got none")
     if norm_type not in (None, *NORM_TYPES):
         raise ValueError(f"norm_type must be one of {', '.join(NORM_TYPES)} or null, got {norm_type!r}")
     for width in block_out_channels:
-        _check_counts(block_out_channels=width)
+        check_counts(block_out_channels=width)
         if norm_type == "group" and width % norm_num_groups:
             raise ValueError(f"block_out_channels must be divisible by norm_num_groups={norm_num_groups}, got {width}")

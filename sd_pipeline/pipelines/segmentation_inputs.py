@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from sd_pipeline.images import to_rgb
+from sd_pipeline.images import WHITE_OF_FLOATS, WIDE_MODES, to_rgb, upright
 from sd_pipeline.pipelines.call_arguments import require
 
 ALLOWED = (
@@ -22,8 +22,6 @@ ALLOWED_DTYPES = "uint8, uint16 (both use their whole range), or floating point"
 
 _GREY, _RGB, _RGBA = 1, 3, 4
 _GREY_MODES = ("1", "L", "LA", "La")
-_WIDE_GREY_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
-_WHITE_OF_FLOATS = (1, 255, 65535)
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in grey (ITU-R BT.601), those of Pillow."""
 
@@ -110,7 +108,7 @@ def _values_of_file(path: Path, name: str) -> np.ndarray:
 def _values_of_picture(picture: Image.Image, name: str) -> np.ndarray:
     require(0 not in picture.size, name, f"of {picture.width}x{picture.height} pixels", "of at least 1x1")
     try:
-        if picture.mode in _WIDE_GREY_MODES:
+        if picture.mode in WIDE_MODES:
             return _wide_grey(picture)
         values = np.asarray(to_rgb(picture))
     except Exception as error:  # Damaged pixels too.
@@ -120,16 +118,15 @@ def _values_of_picture(picture: Image.Image, name: str) -> np.ndarray:
 
 def _wide_grey(picture: Image.Image) -> np.ndarray:
     """Read grey of more than 8 bits, which `to_rgb` would round to 8."""
-    picture.load()  # Which turns a TIFF already.
-    upright = ImageOps.exif_transpose(picture)
-    values = np.array(upright)
+    turned = upright(picture)
+    values = np.array(turned)
     if picture.mode == "I":
         lowest, highest = values.min(), values.max()
         if lowest < 0 or highest > 65535:
             raise ValueError(f"grey values from {lowest} to {highest}; allowed: 0 to 65535")
         values = values.astype(np.uint16)
-    if "transparency" in upright.info and values.dtype.kind == "u":
-        values[values == upright.info["transparency"]] = 65535
+    if "transparency" in turned.info and values.dtype.kind == "u":
+        values[values == turned.info["transparency"]] = 65535
     return values
 
 
@@ -142,7 +139,7 @@ def _unit_range(values: np.ndarray, name: str) -> np.ndarray:
     require(bool(np.isfinite(values).all()), name, "not finite (NaN or infinity)", "finite")
     lowest, highest = float(values.min()), float(values.max())
     require(lowest >= 0 and highest <= 65535, name, f"from {lowest:g} to {highest:g}", "in [0, 65535]")
-    white = next(white for white in _WHITE_OF_FLOATS if highest <= white)
+    white = next(white for white in WHITE_OF_FLOATS if highest <= white)
     return values.astype(np.float32) / np.float32(white)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import distance_transform_edt
 
+from sd_pipeline.label_maps import outlines
 from sd_pipeline.pipelines.call_arguments import require
 from sd_pipeline.pipelines.segmentation_inputs import read_images
 
@@ -51,24 +52,6 @@ def overlay(image: Any, instances: np.ndarray) -> Image.Image:
     opacity = np.where(outlines(instances), np.float32(1), np.float32(0.5)) * (instances > 0)
     blended = levels + (colors[places] - levels) * opacity[..., None]
     return Image.fromarray(np.rint(blended).astype(np.uint8))
-
-
-def outlines(instances: np.ndarray) -> np.ndarray:
-    """Find the pixels of instances that have another instance, or background, at one of their four edges.
-
-    Args:
-        instances (`np.ndarray` of shape `(height, width)`): Integers, 0 is background.
-
-    Returns:
-        `np.ndarray` of shape `(height, width)`, bool. The edge of the image alone makes no outline.
-    """
-    found = np.zeros(instances.shape, dtype=bool)
-    below, beside = instances[1:] != instances[:-1], instances[:, 1:] != instances[:, :-1]
-    found[1:] |= below
-    found[:-1] |= below
-    found[:, 1:] |= beside
-    found[:, :-1] |= beside
-    return found & (instances > 0)
 
 
 def _color_numbers(numbers: np.ndarray, places: np.ndarray) -> list[int]:

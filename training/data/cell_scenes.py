@@ -7,6 +7,7 @@ import math
 import numpy as np
 from scipy.ndimage import gaussian_filter, label
 
+from sd_pipeline.label_maps import outlines
 from training.engine.random_streams import sample_rng
 
 _RADIUS = (9.0, 17.0)
@@ -88,31 +89,12 @@ def _micrograph(rng: np.random.Generator, instances: np.ndarray) -> np.ndarray:
     debris = _clouds(rng, shape, 3.0) * 0.03
     brightness += np.where(instances > 0, texture, debris)
     # A membrane is a little darker than the cells, also between two that touch: all there is to tell them apart.
-    brightness -= rng.uniform(0.12, 0.18) * membranes(instances)
+    brightness -= rng.uniform(0.12, 0.18) * outlines(instances)
     light = 1 + rng.uniform(0.1, 0.3) * _slope(rng, shape) + 0.08 * _clouds(rng, shape, max(shape) / 4)
     sharp = gaussian_filter(brightness * light, rng.uniform(0.6, 0.9))
     photons = rng.uniform(150, 400)
     noisy = rng.poisson(sharp.clip(0.02) * photons) / photons + rng.normal(0, 0.015, shape)
     return (255 * noisy.clip(0, 1)).round().astype(np.uint8)
-
-
-def membranes(instances: np.ndarray) -> np.ndarray:
-    """Find the pixels of cells that have another cell, or none, beside them.
-
-    Args:
-        instances (`np.ndarray` of shape `(height, width)`): Integers; 0 is background.
-
-    Returns:
-        `np.ndarray` of this shape, bool.
-    """
-    is_edge = np.zeros(instances.shape, dtype=bool)
-    for axis in (0, 1):
-        differs = np.diff(instances, axis=axis) != 0
-        before, after = [slice(None)] * 2, [slice(None)] * 2
-        before[axis], after[axis] = slice(None, -1), slice(1, None)
-        is_edge[tuple(before)] |= differs
-        is_edge[tuple(after)] |= differs
-    return is_edge & (instances > 0)
 
 
 def separated(instances: np.ndarray) -> np.ndarray:

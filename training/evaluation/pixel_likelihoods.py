@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from sd_pipeline.schedulers.variational_bound import NUM_LEVELS, discretised_gaussian_nll
 
-# A probability of the Bernoulli likelihood is kept this far from 0 and 1: half of one of the 256 grey levels.
-_MARGIN = 1 / 512
+BERNOULLI_MARGIN = 1 / 512
+"""A probability of a Bernoulli likelihood is kept this far from 0 and 1: half of one of the 256 grey levels."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def bernoulli_logits(decoded: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of the same shape.
     """
-    return torch.logit(((decoded + 1) / 2).clamp(_MARGIN, 1 - _MARGIN))
+    return torch.logit(((decoded + 1) / 2).clamp(BERNOULLI_MARGIN, 1 - BERNOULLI_MARGIN))
 
 
 def binned_continuous_bernoulli_nll(pixel_values: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:

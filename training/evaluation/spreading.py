@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -17,6 +18,28 @@ Result = TypeVar("Result")
 def process_state() -> PartialState:
     """Join the other processes, if there are any, and find the device of this one."""
     return PartialState(cpu=not torch.accelerator.is_available())
+
+
+def measured(work: Callable[[torch.device], Result]) -> Result | None:
+    """Do the work of a command that measures, in every process, and tell bad input in one line.
+
+    Args:
+        work (callable): Takes the device of the process.
+
+    Returns:
+        What it makes, or `None` after an `OSError` or a `ValueError`.
+    """
+    state = process_state()
+    if state.device.type == "cpu":
+        # Their number changes the last bits of what is computed, and who launches more processes has fewer of them.
+        torch.set_num_threads(1)
+    try:
+        return work(state.device)
+    except (OSError, ValueError) as error:
+        if state.is_main_process:
+            print(" ".join(str(error).split()), file=sys.stderr, flush=True)
+        state.wait_for_everyone()  # A launcher ends all processes when the first of them leaves.
+        return None
 
 
 def spread(

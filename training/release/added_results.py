@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -98,26 +98,20 @@ def _pass_rates(results: Mapping[str, Any]) -> list[EvalResult]:
 
 
 def _of_bits(results: Mapping[str, Any]) -> list[EvalResult]:
-    protocol, beside = results["protocol"], results["bits_per_dimension"]
-    dataset = protocol["dataset"]
-    return [
-        EvalResult(
-            task_type="text-to-image",
-            task_name="bits",
-            dataset_type=hub_dataset(dataset) or without_local_paths(dataset),
-            dataset_name=f"{without_local_paths(dataset)}, {protocol['num_images']} images",
-            dataset_split=protocol["dataset_split"],
-            metric_type="bits_per_dimension",
-            metric_name=f"upper bound of -log2 p(x) of each value, image {condition}",
-            metric_value=round(beside[condition]["mean"], 4),
+    metrics = [
+        (
+            "bits_per_dimension",
+            f"upper bound of -log2 p(x) of each value, image {condition}",
+            round(results["bits_per_dimension"][condition]["mean"], 4),
         )
         for condition in results["terms_in_nats"]
     ]
+    return _on_dataset(results, f"{results['protocol']['num_images']} images", metrics)
 
 
 def _of_captions(results: Mapping[str, Any]) -> list[EvalResult]:
     protocol, of_clip = results["protocol"], results["distances"]["clip"]
-    dataset, judge = protocol["dataset"], f"features of the CLIP {of_clip['clip']}"
+    judge = f"features of the CLIP {of_clip['clip']}"
     score = results["clip_score"]["generated"]["mean"]
     metrics = [
         ("clip_score", f"CLIP score, {judge}", score),
@@ -125,16 +119,26 @@ def _of_captions(results: Mapping[str, Any]) -> list[EvalResult]:
     ]
     if "not_available" not in results["distances"]["inception"]:
         metrics += _distances(results["distances"]["inception"], "fid", "kid", "features of Inception")
+    rounded = [(kind, told, float(f"{value:.4g}")) for kind, told, value in metrics]
+    return _on_dataset(results, f"{protocol['num_prompts']} captions", rounded)
+
+
+def _on_dataset(
+    results: Mapping[str, Any], measured_on: str, metrics: Sequence[tuple[str, str, float]]
+) -> list[EvalResult]:
+    """Write metrics, each a type, a name and a value, of a suite that measures on a data set."""
+    protocol = results["protocol"]
+    dataset = protocol["dataset"]
     return [
         EvalResult(
             task_type="text-to-image",
-            task_name="captions",
+            task_name=results["suite"],
             dataset_type=hub_dataset(dataset) or without_local_paths(dataset),
-            dataset_name=f"{without_local_paths(dataset)}, {protocol['num_prompts']} captions",
+            dataset_name=f"{without_local_paths(dataset)}, {measured_on}",
             dataset_split=protocol["dataset_split"],
             metric_type=kind,
             metric_name=told,
-            metric_value=float(f"{value:.4g}"),
+            metric_value=value,
         )
         for kind, told, value in metrics
     ]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-# A probability of a Bernoulli likelihood is kept this far from 0 and 1: half of one of 256 grey levels.
-BERNOULLI_MARGIN = 1 / 512
+from training.evaluation.pixel_likelihoods import BERNOULLI_MARGIN
 
 
 def gaussian_nll(pixel_values: torch.Tensor, mean: torch.Tensor, std: float | torch.Tensor) -> torch.Tensor:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label
 
-from training.data.cell_scenes import membranes, sample_cells, separated
+from sd_pipeline.label_maps import outlines
+from training.data.cell_scenes import sample_cells, separated
 
 
 @pytest.mark.parametrize("index", range(4))
@@ -64,6 +65,6 @@ def test_membranes_are_darker_than_the_cells_they_are_of():
     differences = []
     for index in range(4):
         image, instances = sample_cells(2, index, 160)
-        edge = membranes(instances)
+        edge = outlines(instances)
         differences.append(image[(instances > 0) & ~edge].mean() - image[edge].mean())
     assert min(differences) > 5
