@@ -73,8 +73,9 @@ def test_import_direction(folder, forbidden):
 
 def test_the_configuration_imports_nothing_of_the_project():
     """Its files are one: the blocks of the stages, and the whole."""
-    blocks = tuple(f"training.config_{block}" for block in ("stages", "autoencoder", "diffusion", "card", "hub"))
-    for file in ("config.py", "config_autoencoder.py", "config_diffusion.py", "config_card.py", "config_hub.py"):
+    names = ("stages", "autoencoder", "diffusion", "segmentation", "card", "hub")
+    blocks = tuple(f"training.config_{block}" for block in names)
+    for file in ("config.py", *(f"config_{block}.py" for block in names)):
         imported = imports_of(ROOT / "training" / file)
         of_the_project = {name for name in imported if name.split(".")[0] in (*PACKAGES, "tests")}
         assert {name for name in of_the_project if not name.startswith(blocks)} == set()

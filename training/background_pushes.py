@@ -67,7 +67,7 @@ class BackgroundPushes:
         if self._sender is not None and self._sender.poll() is None:
             return
         try:
-            if task.name == "diffusion":
+            if task.name in ("diffusion", "segmentation"):
                 self._spool_model(task, step)
             if self.config.hub.hub_strategy == "checkpoint":
                 self._spool_state(task.name)

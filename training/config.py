@@ -1,19 +1,21 @@
 """The configuration of a run: frozen dataclasses, validated as they are built. Imports nothing else of the project.
 
 One YAML file is one whole run, and its keys are the fields below. The blocks of the stages are in `config_stages.py`,
-`config_autoencoder.py` and `config_diffusion.py`, that of the card is in `config_card.py`; reading, writing and
-comparing configurations is in `config_io.py`.
+`config_autoencoder.py`, `config_diffusion.py` and `config_segmentation.py`, that of the card is in `config_card.py`;
+reading, writing and comparing configurations is in `config_io.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from training.config_autoencoder import AdversarialConfig, AutoencoderConfig, PerceptualConfig
 from training.config_card import CardConfig
 from training.config_diffusion import DiffusionConfig, LoraConfig
 from training.config_hub import HubConfig
+from training.config_segmentation import SegmentationConfig
 from training.config_stages import ConfigError, StageConfig, TextEncoderConfig, require
 
 __all__ = [
@@ -28,38 +30,45 @@ __all__ = [
     "HubConfig",
     "LoraConfig",
     "PerceptualConfig",
+    "SegmentationConfig",
     "StageConfig",
     "TextEncoderConfig",
     "TrainConfig",
     "require",
 ]
 
-STAGES = ("text_encoder", "autoencoder", "diffusion")
+STAGES = ("text_encoder", "autoencoder", "diffusion", "segmentation")
+_OF_DIFFUSION = STAGES[:3]
 
-StageName = Literal["text_encoder", "autoencoder", "diffusion"]
+StageName = Literal["text_encoder", "autoencoder", "diffusion", "segmentation"]
 Tracker = Literal["tensorboard", "wandb", "trackio"]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which captioned images a run learns from.
+    """Which captioned or annotated images a run learns from.
 
     Args:
         dataset: `digits`, `shapes`, `emoji`, a folder with `metadata.jsonl`, a folder saved by `datasets`, or a Hub
-            name.
+            name. For segmentation: `cells`, such a folder or name, a folder with `images` and `labels` in it, or one
+            with TIFF stacks `train-volume.tif` and `train-labels.tif`.
         dataset_config_name: Configuration of a Hub data set.
         dataset_revision: Branch, tag or commit of a Hub data set.
         image_column: Column with the images.
         caption_column: Column with the captions (a string, or a list of strings of which one is drawn each time).
-        resolution: Side of the square training images, pixels.
+        label_column: Column with the label images of segmentation; in `metadata.jsonl`, their paths.
+        label_type: What the numbers in label images are: `instances`, 0 for the background and another number for
+            each object, or `classes`.
+        resolution: Side of the square training images, pixels; for segmentation that of the network's input.
         aspect_ratio_bucket_step: Train the autoencoder and the U-Net on pictures of several shapes: the sizes whose
             sides are multiples of this, whose area is about `resolution` squared and whose longer side is at most
             twice the shorter; every picture is cropped to the nearest. Null trains on squares.
-        center_crop: Crop the centre; otherwise the place of the crop is drawn anew each time.
+        center_crop: Crop the centre; otherwise the place of the crop is drawn anew each time, as it always is for
+            segmentation.
         random_flip: Mirror half of the images. Off by default, since a mirrored image falsifies its caption.
         on_bad_sample: What an unreadable or absurdly large image or a missing caption does.
         max_image_pixels: Images with more pixels than this are bad samples.
-        num_samples: Size of a generated data set (`shapes`).
+        num_samples: Size of a generated data set (`shapes`, `cells`).
         shape_pairs: Pairs of shape and colour, such as `[[ring, green]]`, that `shapes` holds out; given, training
             sees the scenes of the split `pair` that hold one of these and no other. Empty: the split `seen`.
         validation_fraction: Part of a folder or Hub data set without a validation split that is held out.
@@ -77,6 +86,8 @@ class DataConfig:
     dataset_revision: str | None = None
     image_column: str = "image"
     caption_column: str = "text"
+    label_column: str = "label"
+    label_type: Literal["instances", "classes"] = "instances"
     resolution: int = 64
     aspect_ratio_bucket_step: int | None = None
     center_crop: bool = True
@@ -105,7 +116,7 @@ class DataConfig:
         require(self.shuffle_buffer_size >= 1, "data.shuffle_buffer_size", self.shuffle_buffer_size, "at least 1")
         allowed = "null with data.streaming, as the sizes of images are not known before they are read"
         require(not (self.streaming and step is not None), "data.aspect_ratio_bucket_step", step, allowed)
-        is_made = self.dataset in ("digits", "shapes", "emoji")
+        is_made = self.dataset in ("digits", "shapes", "emoji", "cells")
         allowed = f"false for {self.dataset}, whose images are made or loaded whole"
         require(not (self.streaming and is_made), "data.streaming", self.streaming, allowed)
 
@@ -143,20 +154,21 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """One whole run, from captioned images to a repository that `from_pretrained` loads.
+    """One whole run, from captioned or annotated images to a repository that `from_pretrained` loads.
 
     Args:
-        data: The captioned images.
+        data: The images.
         output_dir: Folder of the run.
         seed: Everything random in the run follows from it.
         mixed_precision: `no`, `fp16` or `bf16`; weights and their average stay float32.
         allow_tf32: Let Ampere and later GPUs round the inputs of float32 products to 10 bits of mantissa.
         report_to: Where metrics and validation pictures go besides the folder of the run: `tensorboard`, `wandb`,
             `trackio`, a list of some, or `none`.
-        stages: What is trained, in this order.
+        stages: What is trained, in this order; segmentation stands alone.
         text_encoder: First stage.
         autoencoder: Second stage.
         diffusion: Third stage.
+        segmentation: The stage of a segmentation run.
         evaluation: How the result is sampled.
         card: What the model card is to say that a program cannot know.
         hub: Whether and where it is published.
@@ -168,10 +180,11 @@ class TrainConfig:
     mixed_precision: Literal["no", "fp16", "bf16"] | bool = "no"
     allow_tf32: bool = False
     report_to: Tracker | Literal["none"] | list[Tracker] = "tensorboard"
-    stages: list[StageName] = field(default_factory=lambda: list(STAGES))  # type: ignore[arg-type]
+    stages: list[StageName] = field(default_factory=lambda: list(_OF_DIFFUSION))  # type: ignore[arg-type]
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    segmentation: SegmentationConfig = field(default_factory=SegmentationConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     card: CardConfig = field(default_factory=CardConfig)
     hub: HubConfig = field(default_factory=HubConfig)
@@ -182,10 +195,10 @@ class TrainConfig:
         require(isinstance(self.mixed_precision, str), "mixed_precision", self.mixed_precision, "no, fp16 or bf16")
         require(bool(self.output_dir.strip()), "output_dir", self.output_dir, "a folder")
         require(self.seed >= 0, "seed", self.seed, "at least 0")
-        in_order = [stage for stage in STAGES if stage in self.stages]
-        require(
-            bool(self.stages) and self.stages == in_order, "stages", self.stages, f"some of {list(STAGES)}, in order"
-        )
+        in_order = [stage for stage in _OF_DIFFUSION if stage in self.stages]
+        fits = self.segments or (bool(self.stages) and self.stages == in_order)
+        require(fits, "stages", self.stages, f"some of {list(_OF_DIFFUSION)}, in order, or ['segmentation']")
+        self._check_kind_of_data()
 
         allowed = "null unless the run ends with a whole pipeline: adapters and parts of one have no variants"
         makes_pipeline = self.stages[-1] == "diffusion" and not self.diffusion.lora.rank
@@ -217,6 +230,34 @@ class TrainConfig:
         allowed = "null with autoencoder.vae.posterior 'cholesky', which is for images of one size"
         step = self.data.aspect_ratio_bucket_step
         require(not (is_full and has_shapes), "data.aspect_ratio_bucket_step", step, allowed)
+
+    def _check_kind_of_data(self) -> None:
+        """Refuse keys that only captioned, or only annotated images have."""
+        data = self.data
+        if not self.segments:
+            allowed = f"one with captions for {self.stages}; cells has labels"
+            require(data.dataset != "cells", "data.dataset", data.dataset, allowed)
+            for key, default in (("label_column", "label"), ("label_type", "instances")):
+                require(
+                    getattr(data, key) == default, f"data.{key}", getattr(data, key), "left out without segmentation"
+                )
+            return
+        allowed = "'cells', or a folder or Hub name with label images, for segmentation"
+        require(data.dataset not in ("digits", "shapes", "emoji"), "data.dataset", data.dataset, allowed)
+        step, pairs = data.aspect_ratio_bucket_step, data.shape_pairs
+        require(step is None, "data.aspect_ratio_bucket_step", step, "null for segmentation")
+        require(not data.streaming, "data.streaming", data.streaming, "false for segmentation")
+        require(not pairs, "data.shape_pairs", pairs, "empty for segmentation")
+
+    @property
+    def segments(self) -> bool:
+        """Whether the run trains a segmentation."""
+        return self.stages == ["segmentation"]
+
+    @property
+    def weight_map_dir(self) -> Path:
+        """The folder of the weight maps of segmentation."""
+        return Path(self.output_dir) / "weight_maps"
 
     @property
     def trackers(self) -> list[str]:

@@ -173,7 +173,8 @@ def check_resumable(saved: Mapping[str, Any], config: TrainConfig, place: str | 
         ConfigError: Lists every key that differs and may not, with both values.
     """
     old, new = flatten(saved), flatten(dataclasses.asdict(config))
-    defaults = flatten(dataclasses.asdict(TrainConfig(DataConfig(config.data.dataset), config.output_dir)))
+    least = TrainConfig(DataConfig(config.data.dataset), config.output_dir, stages=config.stages)
+    defaults = flatten(dataclasses.asdict(least))
     own_keys = set(keys_of(TrainConfig))
     changed = []
     for key in sorted(old.keys() | new.keys()):

@@ -51,6 +51,8 @@ class StageConfig:
         learning_rate: Peak learning rate.
         lr_scheduler: Shape of the learning rate over the updates.
         lr_warmup_steps: Updates over which the learning rate rises from zero.
+        optimizer: `adamw`, or `sgd`: stochastic gradient descent with momentum, without weight decay.
+        sgd_momentum: Momentum of `sgd`.
         adam_beta1: First moment's decay of AdamW.
         adam_beta2: Second moment's decay of AdamW.
         adam_weight_decay: Decoupled weight decay, on matrices and convolutions only.
@@ -73,6 +75,8 @@ class StageConfig:
     learning_rate: float = 1e-4
     lr_scheduler: LearningRateSchedule = "constant"
     lr_warmup_steps: int = 0
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    sgd_momentum: float = 0.9
     adam_beta1: float = 0.9
     adam_beta2: float = 0.999
     adam_weight_decay: float = 0.01
@@ -101,7 +105,7 @@ class StageConfig:
         for name in ("learning_rate", "max_grad_norm", "adam_epsilon"):
             value = getattr(self, name)
             require(0 < value < INFINITY, f"{self.stage}.{name}", value, "above 0 and finite")
-        for name in ("adam_beta1", "adam_beta2", "ema_decay"):
+        for name in ("adam_beta1", "adam_beta2", "ema_decay", "sgd_momentum"):
             require(0 <= getattr(self, name) < 1, f"{self.stage}.{name}", getattr(self, name), "in [0, 1)")
         for name in ("checkpoints_total_limit", "validation_steps"):
             value = getattr(self, name)

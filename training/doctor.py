@@ -24,6 +24,8 @@ from training.config_io import check_resumable, parse_config, read_yaml
 from training.data.captioned_images import CaptionedImages
 from training.data.errors import DataError
 from training.data.image_source import SourceSubset
+from training.data.labelled_source import LabelledSubset
+from training.data.training_images import TrainingImages
 from training.diagnosis.caption_check import check_captions, tokenizer_of
 from training.diagnosis.data_check import check_images, training_source
 from training.diagnosis.estimates import disk_finding, latent_cache_bytes, memory_finding, time_finding
@@ -33,7 +35,7 @@ from training.diagnosis.rehearsal import RehearsedStage, rehearse
 from training.engine.checkpointing import CheckpointError, newest_checkpoint
 from training.engine.run_folder import RunFolder
 from training.engine.run_lock import RunFolderError
-from training.stages import load_data, start_accelerator
+from training.stages import load_captions, load_labels, start_accelerator
 from training.tasks.components import build_vae, downsampling_factor
 from training.tasks.model_check import check_models
 from training.tasks.pretrained import load_pretrained
@@ -117,15 +119,19 @@ def folder_findings(config: TrainConfig) -> list[Finding]:
     return findings
 
 
-def data_findings(config: TrainConfig) -> tuple[list[Finding], CaptionedImages | None, int]:
-    """Look at images and captions.
+def data_findings(config: TrainConfig) -> tuple[list[Finding], TrainingImages | None, int]:
+    """Look at images and their captions or labels.
 
     Returns:
         The findings, a few images that can be used (`None` if there are none), and how many the data set has.
     """
+    if config.segments:
+        annotated, _ = load_labels(config)
+        told = Finding(Level.FINE, "images", f"{len(annotated)} annotated images, all of which were read")
+        return [told], LabelledSubset(annotated, range(min(len(annotated), _REHEARSED_IMAGES))), len(annotated)
     source = training_source(config.data)
     if source is None:
-        dataset, _ = load_data(config)
+        dataset = load_captions(config)[0]
         findings = [Finding(Level.FINE, "images", f"{len(dataset)}, made here or streamed; the files were not read")]
         usable, images, captions = list(range(len(dataset))), dataset.source, dataset.captions
     else:

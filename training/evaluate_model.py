@@ -13,6 +13,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,16 @@ import torch
 import transformers
 from diffusers.utils import logging
 
-from sd_pipeline import SDPipeline
+from sd_pipeline import SDPipeline, SegmentationPipeline
+from sd_pipeline.pipelines.segmentation_inputs import read_images
 from sd_pipeline.publishing.model_card import without_local_paths
 from sd_pipeline.publishing.repository import CARD_FILE
 from sd_pipeline.samplers import use_scheduler
 from training.config import STAGES
 from training.data.catalogue import load_captioned_images
+from training.data.cells import CellsSource
+from training.data.labelled_catalogue import LABELLED_BUILT_IN, load_labelled_source
+from training.data.labelled_source import LabelledSource
 from training.engine.checkpointing import write_json, write_text
 from training.evaluation.options import NUM_PROMPTS, parse_options
 from training.evaluation.results_folder import check_writable, default_output
@@ -36,6 +41,7 @@ from training.evaluation.suite_captions import evaluate_captions
 from training.evaluation.suite_digits import evaluate_digits
 from training.evaluation.suite_inpaint import evaluate_inpainting
 from training.evaluation.suite_outpaint import evaluate_outpainting
+from training.evaluation.suite_segmentation import evaluate_segmentation
 from training.evaluation.suite_shapes import evaluate_shapes
 from training.release.added_results import check_card, with_results
 
@@ -93,6 +99,8 @@ def evaluate(options: argparse.Namespace, device: torch.device) -> Report:
     logging.disable_progress_bar()  # That of loading; generating has one.
     transformers.utils.logging.disable_progress_bar()
     call = Call(options.num_inference_steps, options.guidance_scale, options.eta, options.seed, options.batch_size)
+    if options.suite == "segmentation":
+        return measure_segmentation(options, device, call)
     pipe = SDPipeline.from_pretrained(options.model)
     if options.scheduler is not None:
         use_scheduler(pipe, options.scheduler)
@@ -122,6 +130,40 @@ def measure_on_dataset(options: argparse.Namespace, pipe: SDPipeline, call: Call
     else:
         seen = load_captioned_images("train", dataset=options.dataset, resolution=resolution, **columns)
         report = evaluate_bits(pipe, dataset, seen, num_prompts, call, options.num_timesteps, options.variance_type)
+    report.results["protocol"] |= names
+    return report
+
+
+def measure_segmentation(options: argparse.Namespace, device: torch.device, call: Call) -> Report:
+    """Run the suite `segmentation` on cells that nobody has seen, or on a labelled data set, and note which."""
+    pipe = SegmentationPipeline.from_pretrained(options.model)
+    pipe.to(device)
+    label_type, num_images = options.label_type or "instances", options.num_prompts
+    source: LabelledSource
+    if options.dataset == LABELLED_BUILT_IN:
+        names = {"dataset": LABELLED_BUILT_IN, "dataset_split": "test"}
+        num_images = NUM_PROMPTS[options.suite] if num_images is None else num_images
+        if num_images < 1:
+            raise ValueError(f"--num-prompts {num_images}: allowed for {LABELLED_BUILT_IN}: at least 1")
+        source = CellsSource("test", num_images, call.seed)
+    else:
+        split = options.dataset_split or "validation"
+        columns: dict[str, Any] = {
+            "image_column": options.image_column or "image",
+            "label_column": options.label_column or "label",
+        }
+        names = {"dataset": options.dataset, "dataset_split": split, **columns}
+        unet = pipe.unet.config
+        source = load_labelled_source(
+            split,
+            dataset=options.dataset,
+            label_type=label_type,
+            num_classes=unet["num_classes"],
+            check_image=partial(read_images, in_channels=unet["in_channels"]),
+            **columns,
+        )
+        num_images = len(source) if num_images is None else num_images
+    report = evaluate_segmentation(pipe, source, label_type, num_images, call, options.tile_size)
     report.results["protocol"] |= names
     return report
 

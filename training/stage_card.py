@@ -14,14 +14,15 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sd_pipeline.pipelines.segmentation_overlay import overlay, plain
 from sd_pipeline.pretrained_models import PACKAGED_MODELS
 from sd_pipeline.publishing.model_card import model_card, without_local_paths
 from sd_pipeline.publishing.repository import CARD_FILE
 from sd_pipeline.publishing.stock_layout import is_stock
 from training.config import TrainConfig
-from training.data.captioned_images import CaptionedImages
 from training.data.held_out_draws import VALIDATION_IMAGES
 from training.data.pictures import to_picture
+from training.data.training_images import TrainingImages
 from training.engine.run_folder import RunFolder
 from training.engine.task import Task
 from training.evaluation.reconstruction import reconstruct
@@ -34,14 +35,18 @@ from training.release.card_sections import (
 from training.release.component_card import component_metadata, measured_text, text_encoder_origin, vae_use
 from training.release.run_card import FinishedRun, last_validation, results_to_come, used_config
 from training.release.samples import beside, generate_samples
+from training.release.segmentation_card import network_fields, overlays_section
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
 from training.tasks.inpainting import holed_pictures
+from training.tasks.segmentation import VALIDATION_IMAGES as SEGMENTED_IMAGES
+from training.tasks.segmentation import SegmentationTask, segment
 from training.tasks.text_encoder import TextEncoderTask
 
 CARDS = Path(__file__).parents[1] / "model_cards"
 _SAMPLES = 12
 _PAIRS = 8
+_OVERLAYS = 4
 _PROMPTS_TO_TRY = 4
 # How plain diffusers finds a model that is no folder of the reader and on no Hub.
 _PACKAGED = (
@@ -60,15 +65,15 @@ class CardMaker:
         config (`TrainConfig`): The run.
         run (`RunFolder`): Its folder.
         record (`Mapping[str, Any]`): `step`, `seconds` and `hardware` of this stage.
-        dataset (`CaptionedImages`): Training images.
-        held_out (`CaptionedImages`, *optional*): Those of the validation.
+        dataset (`CaptionedImages` or `LabelledSource`): Training images.
+        held_out (as `dataset`, *optional*): Those of the validation.
     """
 
     config: TrainConfig
     run: RunFolder
     record: Mapping[str, Any]
-    dataset: CaptionedImages
-    held_out: CaptionedImages | None
+    dataset: TrainingImages
+    held_out: TrainingImages | None
 
     def write(self, folder: Path, task: Task) -> None:
         """Write the card and its pictures, or warn that there is none.
@@ -86,6 +91,8 @@ class CardMaker:
                     card = self._of_autoencoder(folder, task)
                 elif isinstance(task, TextEncoderTask):
                     card = self._of_text_encoder(folder, task)
+                elif isinstance(task, SegmentationTask):
+                    card = self._of_segmentation(folder, task)
                 else:
                     return
             (folder / CARD_FILE).write_text(card, encoding="utf-8")
@@ -108,7 +115,7 @@ class CardMaker:
         everywhere = self._everywhere("diffusion")
         return model_card(
             CARDS / template,
-            **{**everywhere, "config": used_config(everywhere["config"])},
+            **everywhere,
             example_prompt=prompts[0] if prompts else None,
             loads_in_diffusers=all(is_stock(name, component) for name, component in pipe.components.items()),
             recommended_call=task.call,
@@ -144,7 +151,8 @@ class CardMaker:
         def memorisation() -> str:
             if self.config.diffusion.inpainting:
                 return "Not looked at: most of an inpainted picture is the picture that was given."
-            return memorisation_section(folder, pictures, task.pictures, self.held_out)
+            held_out = None if task.held_out is None else task.held_out.dataset
+            return memorisation_section(folder, pictures, task.pictures, held_out)
 
         return {
             "samples": _attempt("Pictures", samples),
@@ -154,7 +162,9 @@ class CardMaker:
     def _of_autoencoder(self, folder: Path, task: AutoencoderTask) -> str:
         everywhere, measured = self._everywhere("autoencoder"), last_validation(self.run.metrics_file, "autoencoder")
         run = self._finished_run({"autoencoder": task.vae})
-        images, of_what = (self.held_out, "held-out images") if self.held_out else (self.dataset, "training images")
+        images, of_what = task.pictures, "training images"
+        if task.validation_dataset:
+            images, of_what = task.validation_dataset, "held-out images"
 
         def reconstructions() -> str:
             squares = images.squares()
@@ -184,7 +194,7 @@ class CardMaker:
         model = getattr(task.model, "clip", task.model)
         everywhere, measured = self._everywhere("text_encoder"), last_validation(self.run.metrics_file, "text_encoder")
         run = self._finished_run({"text_encoder": model})
-        caption = next(iter(self.dataset.captions), "")
+        caption = next(iter(task.pictures.captions), "")
         return model_card(
             CARDS / "text_encoder.md",
             **everywhere,
@@ -200,14 +210,39 @@ class CardMaker:
             },
         )
 
+    def _of_segmentation(self, folder: Path, task: SegmentationTask) -> str:
+        everywhere, measured = self._everywhere("segmentation"), last_validation(self.run.metrics_file, "segmentation")
+        run, dataset = self._finished_run({"segmentation": task.unet}), self.config.data.dataset
+        images, of_what = (task.held_out, "held-out images") if task.held_out else (task.source, "training images")
+        results = results_to_come(dataset, everywhere["repository"], "segmentation.md")
+        validated = measured_text(measured, min(run.num_held_out, SEGMENTED_IMAGES))
+
+        def overlays() -> str:
+            pipe, numbers = task.pipeline(), range(min(_OVERLAYS, len(images)))
+            pairs = [(plain(image), overlay(image, segment(pipe, image)[1])) for image in map(images.image, numbers)]
+            return overlays_section(folder, pairs, of_what)
+
+        return model_card(
+            CARDS / "segmentation.md",
+            **everywhere,
+            example_prompt=None,
+            metadata=component_metadata("segmentation", everywhere["name"], dataset, measured) | run.metadata(),
+            fields={
+                **self._fields(folder, run),
+                **network_fields(task.unet, self.config.segmentation, self.config.data.label_type),
+                "samples": _attempt("Pictures", overlays),
+                "results": f"{results}\n\n### Last validation of the training\n\n{validated}",
+            },
+        )
+
     def _everywhere(self, stage: str) -> dict[str, Any]:
         """Make what every card has."""
         name = Path(self.config.output_dir).name
         published = self.config.hub.hub_model_id if stage == self.config.stages[-1] else None
         return {
-            "name": name if stage == "diffusion" else f"{name}: {stage.replace('_', ' ')}",
+            "name": name if stage in ("diffusion", "segmentation") else f"{name}: {stage.replace('_', ' ')}",
             "repository": published or self.run.result(stage).as_posix(),
-            "config": dataclasses.asdict(self.config),
+            "config": used_config(dataclasses.asdict(self.config)),
         }
 
     def _finished_run(self, models: Mapping[str, nn.Module | None]) -> FinishedRun:

@@ -7,16 +7,20 @@ import os
 import time
 from collections.abc import Callable
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs
 
 from training.config import STAGES, ConfigError, TrainConfig
 from training.config_io import check_resumable
 from training.data.captioned_images import CaptionedImages
 from training.data.catalogue import load_captioned_images
+from training.data.labelled_catalogue import load_labelled_source
+from training.data.labelled_source import LabelledSource
+from training.data.training_images import TrainingImages
 from training.engine.distribution import sharded_parts, wants_sharding
 from training.engine.hardware import describe_hardware
 from training.engine.interruption import StopSignal
@@ -30,14 +34,36 @@ from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.components import load_frozen_models
 from training.tasks.diffusion import DiffusionTask
 from training.tasks.pretrained import frozen_models_of, load_pretrained
+from training.tasks.segmentation import SegmentationTask
+from training.tasks.segmentation_model import build_segmentation_unet, pixel_values_of
 from training.tasks.text_encoder import TextEncoderTask
 
 
-def load_data(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages | None]:
+def load_data(config: TrainConfig) -> tuple[TrainingImages, TrainingImages | None]:
     """Load the training images and, if there are any, the held-out ones."""
+    return load_labels(config) if config.segments else load_captions(config)
+
+
+def load_captions(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
+    """Load captioned images, and those that are held out."""
     arguments = {**dataclasses.asdict(config.data), "seed": config.seed}
-    del arguments["dataloader_num_workers"]
+    for name in ("dataloader_num_workers", "label_column", "label_type"):
+        del arguments[name]
     return load_captioned_images("train", **arguments), load_captioned_images("validation", **arguments)
+
+
+def load_labels(config: TrainConfig) -> tuple[LabelledSource, LabelledSource]:
+    """Load annotated images, and those that are held out."""
+    with torch.device("meta"):
+        unet = build_segmentation_unet(config).config
+    of_data = ("dataset", "label_type", "image_column", "label_column", "on_bad_sample", "max_image_pixels")
+    of_splits = ("num_samples", "validation_fraction", "dataset_revision", "dataset_config_name")
+    arguments = {name: getattr(config.data, name) for name in (*of_data, *of_splits)} | {
+        "num_classes": unet["num_classes"],
+        "seed": config.seed,
+        "check_image": partial(pixel_values_of, in_channels=unet["in_channels"]),
+    }
+    return load_labelled_source("train", **arguments), load_labelled_source("validation", **arguments)
 
 
 def start_accelerator(config: TrainConfig) -> Accelerator:
@@ -79,7 +105,7 @@ def train_stage(
     accelerator: Accelerator,
     stop_signal: StopSignal,
     build_task: Callable[[], Task],
-    datasets: tuple[CaptionedImages, CaptionedImages | None] | None = None,
+    datasets: tuple[TrainingImages, TrainingImages | None] | None = None,
     after_save: Callable[[Task, int], None] | None = None,
 ) -> None:
     """Train one stage from its newest training state, and put its output in place, with a card if there are data."""
@@ -124,10 +150,15 @@ def build_task(
     config: TrainConfig,
     folder: RunFolder,
     device: torch.device,
-    dataset: CaptionedImages,
-    validation_dataset: CaptionedImages | None,
+    dataset: TrainingImages,
+    validation_dataset: TrainingImages | None,
 ) -> Task:
     """Build what a stage trains, upon what the earlier stages have made."""
+    if not isinstance(dataset, CaptionedImages):
+        assert not isinstance(validation_dataset, CaptionedImages)
+        with PartialState().main_process_first():  # The others read the weight maps that it computes.
+            return SegmentationTask(config, dataset, validation_dataset)
+    assert validation_dataset is None or isinstance(validation_dataset, CaptionedImages)
     if stage == "text_encoder":
         return TextEncoderTask(config, dataset, validation_dataset)
     if stage == "autoencoder":

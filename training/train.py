@@ -25,6 +25,7 @@ from sd_pipeline.publishing.repository_files import RepositoryError
 from training.background_pushes import BackgroundPushes
 from training.config import STAGES, ConfigError, TrainConfig
 from training.config_io import check_resumable, config_to_yaml, find_output_dir, parse_config, read_yaml
+from training.data.captioned_images import CaptionedImages
 from training.data.errors import DataError
 from training.data.latent_identity import check_cache_folder, fingerprint_of
 from training.engine.checkpointing import CheckpointError, write_text
@@ -125,7 +126,7 @@ def train(config: TrainConfig, folder: RunFolder, stop_signal: StopSignal) -> No
     check_models(config, finished, load_pretrained(config))
     check_installed(config.trackers)
     datasets = load_data(config)
-    if "diffusion" in pending and config.diffusion.cache_latents:
+    if "diffusion" in pending and config.diffusion.cache_latents and isinstance(datasets[0], CaptionedImages):
         check_cache_folder(Path(config.latent_cache_dir).expanduser(), fingerprint_of(datasets[0]))
     accelerator = start_accelerator(config)
     if accelerator.is_main_process:

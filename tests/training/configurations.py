@@ -14,6 +14,7 @@ from training.config import (
     DiffusionConfig,
     EvaluationConfig,
     HubConfig,
+    SegmentationConfig,
     TextEncoderConfig,
     TrainConfig,
 )
@@ -26,6 +27,7 @@ BLOCKS = {
     "text_encoder": TextEncoderConfig,
     "autoencoder": AutoencoderConfig,
     "diffusion": DiffusionConfig,
+    "segmentation": SegmentationConfig,
     "evaluation": EvaluationConfig,
     "card": CardConfig,
     "hub": HubConfig,

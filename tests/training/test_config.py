@@ -13,6 +13,8 @@ from training.config import STAGES, ConfigError, TrainConfig
 LEAST = {"data.dataset": "digits", "output_dir": "out"}
 INF, NAN = math.inf, math.nan
 
+SEGMENTATION = {"stages": ["segmentation"], "data.dataset": "cells"}
+
 IMPOSSIBLE = [
     ("data.dataset", " ", {}),
     ("data.resolution", 7, {}),
@@ -86,6 +88,24 @@ IMPOSSIBLE = [
     ("data.aspect_ratio_bucket_step", 128, {}),
     ("diffusion.latent_cache_dir", "latents", {}),
     ("diffusion.latent_cache_dir", " ", {"diffusion.cache_latents": True}),
+    ("segmentation.border_weight", -1.0, {}),
+    ("segmentation.border_weight", INF, {}),
+    ("segmentation.border_sigma", 0.0, {}),
+    ("segmentation.border_sigma", INF, {}),
+    ("segmentation.elastic_std", -1.0, {}),
+    ("segmentation.elastic_std", INF, {}),
+    ("segmentation.grey_value_std", -0.1, {}),
+    ("segmentation.grey_value_std", INF, {}),
+    ("segmentation.max_rotation", -1.0, {}),
+    ("segmentation.max_rotation", 181.0, {}),
+    ("data.dataset", "cells", {}),
+    ("data.dataset", "shapes", SEGMENTATION),
+    ("data.label_column", "mask", {}),
+    ("data.label_type", "classes", {}),
+    ("data.aspect_ratio_bucket_step", 8, SEGMENTATION),
+    ("data.streaming", True, {**SEGMENTATION, "data.dataset": "folder"}),
+    ("data.shape_pairs", [["ring", "green"]], SEGMENTATION),
+    ("stages", ["diffusion", "segmentation"], {}),
     ("evaluation.num_inference_steps", 0, {}),
     ("evaluation.guidance_scale", -1.0, {}),
     ("evaluation.guidance_scale", INF, {}),
@@ -110,6 +130,7 @@ IMPOSSIBLE = [
             "adam_epsilon": (0.0, INF),
             "max_grad_norm": (0.0, -1.0, INF),
             "ema_decay": (-0.1, 1.0),
+            "sgd_momentum": (-0.1, 1.0, NAN),
             "checkpointing_steps": (0,),
             "checkpoints_total_limit": (0,),
             "validation_steps": (0,),
@@ -151,6 +172,8 @@ def test_every_number_has_a_bound():
         {"mixed_precision": "no", "diffusion.scheduler": {"prediction_type": "mean"}},
         {"stages": ["diffusion"]},
         {"stages": ["text_encoder", "diffusion"]},
+        SEGMENTATION,
+        {**SEGMENTATION, "data.dataset": "folder", "data.label_column": "mask", "data.label_type": "classes"},
         {"autoencoder.lr_scheduler": "constant_with_warmup", "autoencoder.lr_warmup_steps": 10},
         {"autoencoder.max_train_steps": 0, "autoencoder.kl_scale": 0.0},
         {"diffusion.proportion_empty_prompts": 1.0, "diffusion.checkpoints_total_limit": None},

@@ -18,11 +18,11 @@ from training.data.sample_checks import unusable_streamed, usable_indices
 from training.data.shapes import ShapesSource
 from training.data.shard_listing import find_shards
 from training.data.shard_storage import Shard
+from training.data.splits import check_split, held_out_indices, name_of_train_split, refuse_fraction, refuse_options
 from training.data.stored_datasets import Splits, find_splits
 from training.data.streamed_images import MAX_LISTED_CAPTIONS, StreamedImageSource, open_streamed
-from training.engine.random_streams import sample_rng, stream_key
+from training.engine.random_streams import stream_key
 
-SPLITS = ("train", "validation")
 BUILT_IN = ("digits", "shapes", "emoji")
 _TELLS_LEFT_FROM_RIGHT = ("shapes", "emoji")
 NUM_VALIDATION_SHAPES = 1000
@@ -146,19 +146,13 @@ def _check_arguments(
     dataset_revision: str | None,
     dataset_config_name: str | None,
 ) -> None:
-    if split not in SPLITS:
-        raise DataError(f"no split {split!r}; allowed: {', '.join(SPLITS)}")
-    if not 0 <= validation_fraction < 1:
-        raise DataError(f"data.validation_fraction is {validation_fraction}; allowed: at least 0 and below 1")
+    check_split(split, validation_fraction)
     if dataset in _TELLS_LEFT_FROM_RIGHT and random_flip:
         raise DataError(
             f"data.random_flip is true; allowed for {dataset}: false, as its captions tell left from right"
         )
     if dataset in BUILT_IN:
-        _refuse_fraction(dataset, validation_fraction)
-        for key, value in (("dataset_revision", dataset_revision), ("dataset_config_name", dataset_config_name)):
-            if value is not None:
-                raise DataError(f"data.{key} is {value!r}; allowed for {dataset}: null")
+        refuse_options(dataset, validation_fraction, dataset_revision, dataset_config_name)
 
 
 def _load_streamed(
@@ -171,10 +165,12 @@ def _load_streamed(
     seed: int,
 ) -> ImageSource:
     if "validation" in shards:
-        _refuse_fraction(dataset, validation_fraction)
+        refuse_fraction(dataset, validation_fraction)
     has_split = split == "validation" and "validation" in shards
-    source = read(shards["validation" if has_split else _name_of_train_split(shards, dataset)])
-    held_out = np.array([] if has_split else sorted(_held_out(len(source), validation_fraction, seed)), dtype=np.int64)
+    source = read(shards["validation" if has_split else name_of_train_split(shards, dataset)])
+    held_out = np.array(
+        [] if has_split else sorted(held_out_indices(len(source), validation_fraction, seed)), dtype=np.int64
+    )
     unusable = unusable_streamed(source, on_bad_sample, dataset)
     if split == "validation" and not has_split:
         return SourceSubset(source, np.setdiff1d(held_out, unusable).tolist())
@@ -188,35 +184,15 @@ def _load_stored(
     split: str, splits: Splits, dataset: str, on_bad_sample: str, validation_fraction: float, seed: int
 ) -> ImageSource:
     if "validation" in splits:
-        _refuse_fraction(dataset, validation_fraction)
+        refuse_fraction(dataset, validation_fraction)
     if split == "validation" and "validation" in splits:
         source = splits["validation"]()
         indices = list(range(len(source)))
     else:
-        source = splits[_name_of_train_split(splits, dataset)]()
-        held_out = _held_out(len(source), validation_fraction, seed)
+        source = splits[name_of_train_split(splits, dataset)]()
+        held_out = held_out_indices(len(source), validation_fraction, seed)
         indices = [i for i in range(len(source)) if (i in held_out) == (split == "validation")]
     usable = usable_indices(source, indices, on_bad_sample, dataset)
     if split == "train" and not usable:
         raise DataError(f"data.dataset {dataset!r} is empty: it has no usable image")
     return SourceSubset(source, usable)
-
-
-def _name_of_train_split(splits: Mapping[str, object], dataset: str) -> str:
-    if "train" in splits:
-        return "train"
-    if len(splits) != 1:
-        raise DataError(f"data.dataset {dataset!r} has no split 'train'; it has: {', '.join(splits)}")
-    return next(iter(splits))
-
-
-def _held_out(num_images: int, fraction: float, seed: int) -> set[int]:
-    if not fraction:
-        return set()
-    order = sample_rng(seed, "held-out images", 0).permutation(num_images)
-    return set(order[: int(np.ceil(fraction * num_images))].tolist())
-
-
-def _refuse_fraction(dataset: str, fraction: float) -> None:
-    if fraction:
-        raise DataError(f"data.validation_fraction is {fraction}; allowed for {dataset!r}: 0 (it has held-out images)")

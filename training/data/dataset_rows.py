@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import datasets
@@ -42,11 +42,8 @@ class DatasetRowsSource(EncodedImageSource):
     ) -> None:
         self.label = label
         self._identity = _identity(rows, image_column)
-        for option, column in (("image_column", image_column), ("caption_column", caption_column)):
-            if column not in rows.column_names:
-                present = ", ".join(rows.column_names)
-                raise DataError(f"{label}: no column {column!r} (data.{option}); it has: {present}")
-        self.images = _encoded_column(rows, image_column, label)
+        check_columns(rows, label, {"image_column": image_column, "caption_column": caption_column})
+        self.images = encoded_column(rows, image_column, label)
         captions: list[Caption] = []
         problems: dict[int, str] = {}
         for index, caption in enumerate(rows.select_columns(caption_column)[:][caption_column]):
@@ -77,13 +74,44 @@ class DatasetRowsSource(EncodedImageSource):
         return self.images[index]["image"] or {"bytes": None, "path": None}
 
 
-def _encoded_column(rows: datasets.Dataset, column: str, label: str) -> datasets.Dataset:
+def check_columns(rows: datasets.Dataset, label: str, columns: Mapping[str, str]) -> None:
+    """Refuse rows that lack a column.
+
+    Args:
+        rows (`datasets.Dataset`): The rows.
+        label (`str`): What messages call the data set.
+        columns (`Mapping[str, str]`): The columns, by the keys of the `data` block that name them.
+
+    Raises:
+        DataError: If one is missing.
+    """
+    for option, column in columns.items():
+        if column not in rows.column_names:
+            present = ", ".join(rows.column_names)
+            raise DataError(f"{label}: no column {column!r} (data.{option}); it has: {present}")
+
+
+def encoded_column(rows: datasets.Dataset, column: str, label: str, option: str = "image_column") -> datasets.Dataset:
+    """Give a column of images alone, still encoded.
+
+    Args:
+        rows (`datasets.Dataset`): The rows.
+        column (`str`): The column: images, or the bytes or paths of image files.
+        label (`str`): What messages call the data set.
+        option (`str`, defaults to `"image_column"`): The key of the `data` block that names the column.
+
+    Returns:
+        `datasets.Dataset`: rows whose column `"image"` holds `bytes` and `path`, or nothing.
+
+    Raises:
+        DataError: If the column holds something else.
+    """
     kind = rows.features[column]
     images = rows.select_columns(column).with_format(None)
     try:
         images = images.cast_column(column, datasets.Image(decode=False))
     except (TypeError, ValueError, NotImplementedError) as error:
-        raise DataError(f"{label}: column {column!r} (data.image_column) holds {kind}, not images") from error
+        raise DataError(f"{label}: column {column!r} (data.{option}) holds {kind}, not images") from error
     return images if column == "image" else images.rename_column(column, "image")
 
 

@@ -29,19 +29,19 @@ def displacement_field(rng: np.random.Generator, shape: tuple[int, int], std: fl
     return np.stack(fine)
 
 
-def deformed(image: np.ndarray, field: np.ndarray, is_label: bool = False) -> np.ndarray:
-    """Move every pixel: what comes out at x is what was at x + field(x), mirrored beyond the border.
+def resampled(image: np.ndarray, places: np.ndarray, is_label: bool = False) -> np.ndarray:
+    """Look an image up at some places; beyond its border it goes on as its mirror image.
 
     Args:
         image (`np.ndarray` of shape `(height, width)` or `(height, width, channels)`): Any dtype.
-        field (`np.ndarray` of shape `(2, height, width)`): As `displacement_field` draws it.
+        places (`np.ndarray` of shape `(2, new_height, new_width)`): Rows and columns in the image, also between its
+            pixels. `np.indices(shape) + displacement_field(rng, shape)` deforms it.
         is_label (`bool`, defaults to `False`): Take the nearest pixel, so that no label is invented; otherwise
             values are interpolated bicubically, and kept within those of the image.
 
     Returns:
-        `np.ndarray`: Of the shape and dtype of `image`.
+        `np.ndarray` of shape `(new_height, new_width)` or `(new_height, new_width, channels)`, of the image's dtype.
     """
-    places = np.indices(field.shape[1:]) + field
     planes = image[..., None] if image.ndim == 2 else image
     order = 0 if is_label else 3
     values = planes if is_label else planes.astype(np.float64)
@@ -52,4 +52,4 @@ def deformed(image: np.ndarray, field: np.ndarray, is_label: bool = False) -> np
     if not is_label:
         moved = moved.clip(planes.min(), planes.max())
         moved = moved.round() if np.issubdtype(image.dtype, np.integer) else moved
-    return moved.astype(image.dtype).reshape(image.shape)
+    return moved.astype(image.dtype).reshape(places.shape[1:] + image.shape[2:])

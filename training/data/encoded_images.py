@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 
-from PIL import Image
+from PIL import Image, ImageFile
 
 from sd_pipeline.images import to_rgb, upright_size
 from training.data.errors import DataError
@@ -34,8 +35,7 @@ class EncodedImageSource(ABC):
     """
 
     def __init__(self, captions: Sequence[Caption], problems: dict[int, str], max_image_pixels: int) -> None:
-        if not 0 < max_image_pixels <= PILLOW_PIXEL_LIMIT:
-            raise DataError(f"data.max_image_pixels is {max_image_pixels}; allowed: 1 to {PILLOW_PIXEL_LIMIT}")
+        check_pixel_limit(max_image_pixels)
         self.captions = captions
         self.problems = problems
         self.max_image_pixels = max_image_pixels
@@ -65,7 +65,7 @@ class EncodedImageSource(ABC):
             with self._open(index) as opened:
                 return to_rgb(opened)
         except Exception as error:  # Pillow's readers raise whatever their parsing stumbles over.
-            raise DataError(f"{self.name(index)}: {_reason(error)}") from error
+            raise DataError(f"{self.name(index)}: {reading_fault(error)}") from error
 
     def image_size(self, index: int) -> tuple[int, int]:
         """Read width and height of an image, upright, from its header.
@@ -77,7 +77,7 @@ class EncodedImageSource(ABC):
             with self._open(index) as opened:
                 return upright_size(opened)
         except Exception as error:  # As above.
-            raise DataError(f"{self.name(index)}: {_reason(error)}") from error
+            raise DataError(f"{self.name(index)}: {reading_fault(error)}") from error
 
     def problem(self, index: int, verify: bool) -> str | None:
         """Tell why a sample cannot be used, without decoding more than is needed to know.
@@ -96,21 +96,56 @@ class EncodedImageSource(ABC):
                     if verify:
                         _verify(opened)
             except Exception as error:  # As above.
-                reason = _reason(error)
+                reason = reading_fault(error)
         return None if reason is None else f"{self.name(index)}: {reason}"
 
-    def _open(self, index: int) -> Image.Image:
-        encoded = self.encoded(index)
-        allowed = f"allowed: {self.max_image_pixels} in all (data.max_image_pixels)"
+    def _open(self, index: int) -> AbstractContextManager[Image.Image]:
+        return open_encoded(self.encoded(index), self.max_image_pixels)
+
+
+def check_pixel_limit(max_image_pixels: int) -> None:
+    """Refuse a limit of pixels that Pillow would not keep.
+
+    Args:
+        max_image_pixels (`int`): The limit.
+
+    Raises:
+        DataError: If it is out of range.
+    """
+    if not 0 < max_image_pixels <= PILLOW_PIXEL_LIMIT:
+        raise DataError(f"data.max_image_pixels is {max_image_pixels}; allowed: 1 to {PILLOW_PIXEL_LIMIT}")
+
+
+@contextmanager
+def open_encoded(encoded: str | bytes, max_image_pixels: int, page: int = 0) -> Iterator[ImageFile.ImageFile]:
+    """Open an image without decoding it, and close it at the end of the block.
+
+    Args:
+        encoded (`str` or `bytes`): The path or the bytes of its file.
+        max_image_pixels (`int`): Images of more pixels are refused.
+        page (`int`, defaults to 0): Which page of the file, from 0.
+
+    Yields:
+        `PIL.ImageFile.ImageFile`: the opened image.
+
+    Raises:
+        DataError: If it is too large.
+        Exception: Whatever Pillow raises of a file that is missing, damaged or no image; `reading_fault` tells of it.
+    """
+    allowed = f"allowed: {max_image_pixels} in all (data.max_image_pixels)"
+    # Of a TIFF file that it opens itself, Pillow maps the pixels into memory, and mixes them up if EXIF turns it.
+    with io.BytesIO(encoded) if isinstance(encoded, bytes) else open(encoded, "rb") as file:
         try:
-            opened = Image.open(io.BytesIO(encoded) if isinstance(encoded, bytes) else encoded)
+            opened = Image.open(file)
+            if page:
+                opened.seek(page)
         except Image.DecompressionBombError as error:
             raise DataError(f"too many pixels; {allowed}") from error
-        width, height = opened.size
-        if width * height > self.max_image_pixels:
-            opened.close()
-            raise DataError(f"{width} x {height} pixels; {allowed}")
-        return opened
+        with opened:
+            width, height = opened.size
+            if width * height > max_image_pixels:
+                raise DataError(f"{width} x {height} pixels; {allowed}")
+            yield opened
 
 
 def caption_problem(caption: object) -> str | None:
@@ -144,7 +179,15 @@ def _verify(opened: Image.Image) -> None:
         to_rgb(opened)
 
 
-def _reason(error: Exception) -> str:
+def reading_fault(error: Exception) -> str:
+    """Tell in words why an image could not be read.
+
+    Args:
+        error (`Exception`): What reading it raised.
+
+    Returns:
+        `str`: the fault, in one line.
+    """
     if isinstance(error, DataError):
         return str(error)
     if isinstance(error, FileNotFoundError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +45,11 @@ class ImageFolderSource(EncodedImageSource):
         self, folder: str | Path, caption_column: str = "text", max_image_pixels: int = MAX_IMAGE_PIXELS
     ) -> None:
         self.folder = Path(folder)
-        metadata = _find_metadata(self.folder)
+        metadata = find_metadata(self.folder)
         self.files: list[str] = []
         captions: list[Caption] = []
         problems: dict[int, str] = {}
-        for place, row in _read_checked_rows(metadata, caption_column):
+        for place, row in read_metadata(metadata, {caption_column: "data.caption_column"}):
             file_name: Any = row.get("file_name")
             caption: Any = row.get(caption_column)
             problem = caption_problem(caption)
@@ -85,7 +85,18 @@ def has_metadata(folder: Path) -> bool:
     return any((folder / name).is_file() for name in METADATA_FILES)
 
 
-def _find_metadata(folder: Path) -> Path:
+def find_metadata(folder: Path) -> Path:
+    """Find the metadata file of a folder.
+
+    Args:
+        folder (`Path`): The folder.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        DataError: If there is none, or more than one.
+    """
     found = [folder / name for name in METADATA_FILES if (folder / name).is_file()]
     if not found:
         raise DataError(f"{folder}: no captions; it needs {' or '.join(METADATA_FILES)} with a row for each image")
@@ -94,16 +105,29 @@ def _find_metadata(folder: Path) -> Path:
     return found[0]
 
 
-def _read_checked_rows(metadata: Path, caption_column: str) -> list[tuple[str, dict[str, Any]]]:
+def read_metadata(metadata: Path, columns: Mapping[str, str]) -> list[tuple[str, dict[str, Any]]]:
+    """Read the rows of a metadata file.
+
+    Args:
+        metadata (`Path`): The file, `.jsonl` or `.csv`.
+        columns (`Mapping[str, str]`): What it must have beside `file_name`: columns, with the keys of the `data` block
+            that name them.
+
+    Returns:
+        `list[tuple[str, dict[str, Any]]]`: each row after its place: file and line.
+
+    Raises:
+        DataError: If the file cannot be parsed or lacks a column.
+    """
     try:
         with metadata.open(encoding="utf-8-sig", newline="") as file:
             rows = list(_jsonl_rows(file, metadata) if metadata.suffix == ".jsonl" else _csv_rows(file, metadata))
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{metadata}: cannot be read ({error})") from error
-    columns = sorted({str(column) for _, row in rows for column in row})
-    for column, role in (("file_name", "paths of the images"), (caption_column, "data.caption_column")):
-        if rows and column not in columns:
-            raise DataError(f"{metadata}: no column {column!r} ({role}); it has: {', '.join(columns)}")
+    present = sorted({str(column) for _, row in rows for column in row})
+    for column, role in {"file_name": "paths of the images", **columns}.items():
+        if rows and column not in present:
+            raise DataError(f"{metadata}: no column {column!r} ({role}); it has: {', '.join(present)}")
     return rows
 
 
@@ -128,7 +152,15 @@ def _csv_rows(file: Any, metadata: Path) -> Iterator[tuple[str, dict[str, Any]]]
         yield f"{metadata.name} line {reader.line_num}", row
 
 
-def _image_files(folder: Path) -> Iterator[str]:
+def image_files(folder: Path) -> Iterator[str]:
+    """List the image files of a folder and its subfolders, hidden ones aside.
+
+    Args:
+        folder (`Path`): The folder.
+
+    Yields:
+        `str`: paths relative to it, in order.
+    """
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
@@ -137,4 +169,4 @@ def _image_files(folder: Path) -> Iterator[str]:
 
 
 def _unnamed_images(folder: Path, named: set[str]) -> list[str]:
-    return [file_name for file_name in _image_files(folder) if file_name not in named]
+    return [file_name for file_name in image_files(folder) if file_name not in named]

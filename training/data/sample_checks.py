@@ -39,10 +39,10 @@ def usable_indices(source: EncodedImageSource, indices: Sequence[int], on_bad_sa
     Raises:
         DataError: If samples are bad and `on_bad_sample` is `"error"`, or if `on_bad_sample` is something else.
     """
-    _check_choice(on_bad_sample)
+    check_choice(on_bad_sample)
     verify = on_bad_sample == "skip" or len(indices) <= MAX_VERIFIED_IMAGES
     problems = _problems(source, indices, verify)
-    _tell([problem for problem in problems if problem is not None], len(indices), on_bad_sample, dataset)
+    tell_problems([problem for problem in problems if problem is not None], len(indices), on_bad_sample, dataset)
     return [index for index, problem in zip(indices, problems, strict=True) if problem is None]
 
 
@@ -63,7 +63,7 @@ def unusable_streamed(source: StreamedImageSource, on_bad_sample: str, dataset: 
     Raises:
         DataError: If samples are bad and `on_bad_sample` is `"error"`, or a shard cannot be read.
     """
-    _check_choice(on_bad_sample)
+    check_choice(on_bad_sample)
     ends = source.index.starts[1:][np.diff(source.index.starts) > 0]
     places = np.linspace(0, len(ends) - 1, min(len(ends), NUM_STREAMED_IMAGES)).astype(int)
     first = np.arange(min(len(source), NUM_STREAMED_IMAGES))
@@ -71,7 +71,7 @@ def unusable_streamed(source: StreamedImageSource, on_bad_sample: str, dataset: 
     told = dict(zip(tested, _problems(source, tested, verify=True), strict=True))
     bad = sorted({*source.problems, *(index for index, problem in told.items() if problem is not None)})
     named = [told.get(index) or source.problem(index, verify=False) or "" for index in bad[:NUM_NAMED_PROBLEMS]]
-    _tell([*named, *[""] * (len(bad) - len(named))], len(source), on_bad_sample, dataset)
+    tell_problems([*named, *[""] * (len(bad) - len(named))], len(source), on_bad_sample, dataset)
     return np.array(bad, dtype=np.int64)
 
 
@@ -80,13 +80,31 @@ def _problems(source: EncodedImageSource, indices: Sequence[int], verify: bool) 
         return list(pool.map(lambda index: source.problem(index, verify), indices))
 
 
-def _check_choice(on_bad_sample: str) -> None:
+def check_choice(on_bad_sample: str) -> None:
+    """Refuse what `data.on_bad_sample` may not be.
+
+    Args:
+        on_bad_sample (`str`): `"error"` or `"skip"`.
+
+    Raises:
+        DataError: If it is something else.
+    """
     if on_bad_sample not in ("error", "skip"):
         raise DataError(f"data.on_bad_sample is {on_bad_sample!r}; allowed: 'error', 'skip'")
 
 
-def _tell(problems: list[str], num_samples: int, on_bad_sample: str, dataset: str) -> None:
-    """Raise one error about bad samples, or warn once."""
+def tell_problems(problems: Sequence[str], num_samples: int, on_bad_sample: str, dataset: str) -> None:
+    """Raise one error about bad samples, or warn once; without any, do nothing.
+
+    Args:
+        problems (sequence of `str`): What is wrong with each bad sample, after its name.
+        num_samples (`int`): How many samples were checked.
+        on_bad_sample (`str`): `"error"` or `"skip"`.
+        dataset (`str`): Name of the data set, for the message.
+
+    Raises:
+        DataError: If there are bad samples and `on_bad_sample` is `"error"`.
+    """
     if problems and on_bad_sample == "error":
         summary = _summary(problems, num_samples, dataset)
         raise DataError(f"{summary} (data.on_bad_sample: skip leaves such samples out)")
@@ -94,7 +112,7 @@ def _tell(problems: list[str], num_samples: int, on_bad_sample: str, dataset: st
         logger.warning("left out: %s", _summary(problems, num_samples, dataset))
 
 
-def _summary(problems: list[str], num_samples: int, dataset: str) -> str:
+def _summary(problems: Sequence[str], num_samples: int, dataset: str) -> str:
     named = "; ".join(problems[:NUM_NAMED_PROBLEMS])
     more = len(problems) - NUM_NAMED_PROBLEMS
     others = f"; and {more} more" if more > 0 else ""

@@ -17,6 +17,8 @@ from training.data.image_folder import IMAGE_SUFFIXES, ImageFolderSource, has_me
 
 TABLE_SUFFIXES = frozenset((".parquet", ".arrow", ".tar", ".zip"))
 
+_ALLOWED = "'digits', 'shapes', 'emoji', a folder with captioned images, or a data set on the Hub"
+
 Splits = dict[str, Callable[[], EncodedImageSource]]
 """How to read each split of a data set, by its name."""
 
@@ -62,7 +64,7 @@ def find_splits(
                 split: partial(ImageFolderSource, path, caption_column, max_image_pixels)
                 for split, path in image_folders.items()
             }
-    tables = _load_tables(dataset, folder, dataset_revision, dataset_config_name)
+    tables = load_tables(dataset, dataset_revision, dataset_config_name, _ALLOWED)
     return {
         split: partial(DatasetRowsSource, rows, f"{dataset} ({split})", image_column, caption_column, max_image_pixels)
         for split, rows in tables.items()
@@ -76,15 +78,33 @@ def _image_folders(folder: Path) -> dict[str, Path]:
     splits = {split: folder / split for split in ("train", "validation") if has_metadata(folder / split)}
     if splits:
         return splits
+    return {"train": folder} if is_bare(folder) else {}  # Whose reading tells that there are no captions.
+
+
+def is_bare(folder: Path) -> bool:
+    """Tell whether a folder holds, at any depth, image files and no tables or archives of a data set."""
     suffixes = {os.path.splitext(name)[1].lower() for _, _, names in os.walk(folder) for name in names}
-    if suffixes & IMAGE_SUFFIXES and not suffixes & TABLE_SUFFIXES:
-        return {"train": folder}  # Whose reading tells that there are no captions.
-    return {}
+    return bool(suffixes & IMAGE_SUFFIXES) and not suffixes & TABLE_SUFFIXES
 
 
-def _load_tables(
-    dataset: str, folder: Path, revision: str | None, config_name: str | None
+def load_tables(
+    dataset: str, revision: str | None, config_name: str | None, allowed: str
 ) -> dict[str, datasets.Dataset]:
+    """Load what `datasets` reads: a folder, or a data set on the Hub.
+
+    Args:
+        dataset (`str`): Path of a folder, or name on the Hub.
+        revision (`str`, *optional*): Branch, tag or commit on the Hub.
+        config_name (`str`, *optional*): Configuration (subset) of a data set that has several.
+        allowed (`str`): What `data.dataset` may be, for the message.
+
+    Returns:
+        `dict[str, datasets.Dataset]`: the splits by name; what has none is `"train"`.
+
+    Raises:
+        DataError: If there is no such folder or data set, or it cannot be read.
+    """
+    folder = Path(dataset).expanduser()
     if not folder.is_dir() and (dataset.startswith((".", "/", "~")) or dataset.count("/") > 1 or folder.exists()):
         raise DataError(f"data.dataset: {dataset!r} is not a folder")
     try:
@@ -95,6 +115,5 @@ def _load_tables(
             loaded = datasets.load_dataset(name, config_name, revision=revision)
     except (DatasetsError, OSError, ValueError) as error:
         told = " ".join(str(error).split())[:300]
-        allowed = "'digits', 'shapes', 'emoji', a folder with captioned images, or a data set on the Hub"
         raise DataError(f"data.dataset: {dataset!r} cannot be loaded ({told}); allowed: {allowed}") from error
     return dict(loaded) if isinstance(loaded, dict) else {"train": loaded}

@@ -11,7 +11,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from training.config import TrainConfig
-from training.data.captioned_images import CaptionedImages
+from training.data.training_images import TrainingImages
 from training.engine.interruption import StopSignal
 from training.engine.memory import peak_memory
 from training.engine.run_folder import RunFolder
@@ -41,7 +41,7 @@ class RehearsedStage:
 
 
 def rehearse(
-    config: TrainConfig, stage: str, folder: Path, accelerator: Accelerator, dataset: CaptionedImages
+    config: TrainConfig, stage: str, folder: Path, accelerator: Accelerator, dataset: TrainingImages
 ) -> RehearsedStage:
     """Train a stage for one update, save, export, load the state again, and go on for another one if that is quick.
 
@@ -50,7 +50,7 @@ def rehearse(
         stage (`str`): What to rehearse; the stages before it have been, in the same folder.
         folder (`Path`): Where the rehearsal writes.
         accelerator (`accelerate.Accelerator`): Device and precision.
-        dataset (`CaptionedImages`): A few images.
+        dataset (`CaptionedImages` or `LabelledSource`): A few images.
 
     Returns:
         `RehearsedStage`: what was measured.

@@ -23,7 +23,7 @@ from training.engine.state_tensors import (
 
 
 class Optimisation:
-    """Optimises one network with AdamW, on all processes.
+    """Optimises one network, on all processes.
 
     Args:
         model (`torch.nn.Module`): The network. It is moved to the device, and called through `self.wrapped` alone.
@@ -44,14 +44,7 @@ class Optimisation:
         self.model = model.to(accelerator.device)
         self.scaler = accelerator.scaler
         self.max_grad_norm = settings.max_grad_norm
-        optimizer = torch.optim.AdamW(
-            list(parameter_groups),
-            lr=settings.learning_rate,
-            betas=(settings.adam_beta1, settings.adam_beta2),
-            weight_decay=settings.adam_weight_decay,
-            eps=settings.adam_epsilon,
-            fused=True,
-        )
+        optimizer = build_optimizer(parameter_groups, settings)
         # Asked for the rates, never stepped: they are a function of the number of updates.
         schedule = get_scheduler(
             settings.lr_scheduler,
@@ -112,3 +105,26 @@ class Optimisation:
         load_trained_tensors(self.model, model)
         load_optimizer_tensors(self.optimizer, self.model, optimizer)
         self._set_learning_rates(step)
+
+
+def build_optimizer(parameter_groups: Sequence[dict[str, Any]], settings: StageConfig) -> torch.optim.Optimizer:
+    """Build the optimizer that a stage asks for.
+
+    Args:
+        parameter_groups (sequence of `dict`): A group may override `lr` and `weight_decay`.
+        settings (`StageConfig`): Which, and how.
+
+    Returns:
+        `torch.optim.Optimizer`: `AdamW` or `SGD`.
+    """
+    groups = list(parameter_groups)
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=settings.sgd_momentum, fused=True)
+    return torch.optim.AdamW(
+        groups,
+        lr=settings.learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        weight_decay=settings.adam_weight_decay,
+        eps=settings.adam_epsilon,
+        fused=True,
+    )

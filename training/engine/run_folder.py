@@ -70,7 +70,8 @@ class RunFolder:
 
     def result(self, stage: str) -> Path:
         """Return the folder of a stage's finished output."""
-        return self.pipeline if stage == "diffusion" else self.stage(stage) / "final"
+        is_pipeline = stage in ("diffusion", "segmentation")
+        return self.pipeline if is_pipeline else self.stage(stage) / "final"
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """Return what is known of a finished stage (`step`, `seconds`, ...), or `None` where it is not finished."""

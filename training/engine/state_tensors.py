@@ -70,6 +70,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, model: torch.nn.Module) 
         f"{names[parameter]}/{key}": whole(torch.as_tensor(value))
         for parameter, state in optimizer.state.items()
         for key, value in state.items()
+        if value is not None  # The momentum of descent without any.
     }
 
 

@@ -15,6 +15,14 @@ from training.data.shape_scenes import SPLITS
 from training.release.training_data import hub_dataset
 
 NOTHING_MEASURED = "Nothing has been measured yet."
+_OF_SEGMENTATIONS = {
+    "mean_iou": "intersection over union, mean over classes and images",
+    "pixel_error": "share of pixels of another class",
+    "seg": "SEG of the Cell Tracking Challenge",
+    "ap_50": "average precision TP / (TP + FP + FN) of objects at IoU 0.5",
+    "rand_error": "1 - foreground-restricted Rand F-score",
+    "warping_error": "warping error",
+}
 _RESULTS = re.compile(r"^## Results\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 
 
@@ -72,7 +80,8 @@ def _model_index(present: list[dict[str, Any]], results: Mapping[str, Any], name
     suite = results["suite"]
     # Without a name of its task, a result is of the suite that its data set is called like.
     kept = [r for model in present for r in model["results"] if r["task"].get("name", r["dataset"]["type"]) != suite]
-    measured = {"captions": _of_captions, "bits": _of_bits}.get(suite, _pass_rates)(results)
+    of_suites = {"captions": _of_captions, "bits": _of_bits, "segmentation": _of_segmentation}
+    measured = of_suites.get(suite, _pass_rates)(results)
     added = eval_results_to_model_index(name, measured)[0]["results"] if measured else []
     return {"model-index": [{"name": name, "results": kept + added}]} if kept or added else {}
 
@@ -123,15 +132,28 @@ def _of_captions(results: Mapping[str, Any]) -> list[EvalResult]:
     return _on_dataset(results, f"{protocol['num_prompts']} captions", rounded)
 
 
+def _of_segmentation(results: Mapping[str, Any]) -> list[EvalResult]:
+    measures = results["measures"]
+    metrics = [
+        (kind, told, float(f"{measures[kind]['mean']:.4g}"))
+        for kind, told in _OF_SEGMENTATIONS.items()
+        if kind in measures and measures[kind]["mean"] is not None
+    ]
+    return _on_dataset(results, f"{results['protocol']['num_images']} images", metrics, "image-segmentation")
+
+
 def _on_dataset(
-    results: Mapping[str, Any], measured_on: str, metrics: Sequence[tuple[str, str, float]]
+    results: Mapping[str, Any],
+    measured_on: str,
+    metrics: Sequence[tuple[str, str, float]],
+    task_type: str = "text-to-image",
 ) -> list[EvalResult]:
     """Write metrics, each a type, a name and a value, of a suite that measures on a data set."""
     protocol = results["protocol"]
     dataset = protocol["dataset"]
     return [
         EvalResult(
-            task_type="text-to-image",
+            task_type=task_type,
             task_name=results["suite"],
             dataset_type=hub_dataset(dataset) or without_local_paths(dataset),
             dataset_name=f"{without_local_paths(dataset)}, {measured_on}",

@@ -1,4 +1,4 @@
-"""What the cards of an autoencoder and of a text encoder say of their measurements, and tell the Hub."""
+"""What the cards of an autoencoder, a text encoder and a segmentation say of their measurements, and tell the Hub."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ _METADATA: dict[str, dict[str, Any]] = {
         "pipeline_tag": "image-feature-extraction",
         "tags": ["sd_pipeline", "diffusers", "autoencoder", "vae"],
     },
+    "segmentation": {
+        "library_name": "sd_pipeline",
+        "pipeline_tag": "image-segmentation",
+        "tags": ["sd_pipeline", "image-segmentation", "unet"],
+    },
     "text_encoder": {
         "library_name": "transformers",
         "pipeline_tag": "feature-extraction",
@@ -34,15 +39,21 @@ _MEASURES = {
         "between images and reconstructions, in features of the run's CLIP",
     ),
     "caption_accuracy": ("accuracy", "share of images whose own caption is the nearest of all captions"),
+    "pixel_error": ("pixel error", "share of pixels of another class, mean over the images"),
+    "mean_iou": ("mean IoU", "intersection over union, mean over classes and images"),
+    "rand_error": ("Rand error", "1 - Rand F-score of the objects (ISBI 2012), mean over the images"),
+    "warping_error": ("warping error", "share of pixels whose change is one of topology, mean over the images"),
+    "seg": ("SEG", "overlap of each object with the one found for it (Cell Tracking Challenge), mean over the images"),
+    "ap_50": ("AP50", "TP / (TP + FP + FN) of objects with an IoU of at least 0.5, mean over the images"),
     "thumbnail_error": ("thumbnail error", "mean squared error of 8x8 thumbnails told from the caption alone"),
 }
 
 
 def component_metadata(stage: str, name: str, dataset: str, measured: Mapping[str, float]) -> dict[str, Any]:
-    """Make what the Hub is to know of a part of a model.
+    """Make what the Hub is to know of a part of a model, or of a segmentation.
 
     Args:
-        stage (`str`): `autoencoder` or `text_encoder`.
+        stage (`str`): `autoencoder`, `text_encoder` or `segmentation`.
         name (`str`): Of the card.
         dataset (`str`): `data.dataset` of the configuration.
         measured (`Mapping[str, float]`): Of the last validation.

@@ -99,15 +99,21 @@ def versions() -> str:
 
 
 def used_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of a configuration the networks that a run did not build, as it went on from a finished model.
+    """Leave out of a configuration what a run did not use.
+
+    These are the blocks of another kind of run, and networks that it did not build as it went on from a finished one.
 
     Args:
         config (`Mapping[str, Any]`): The configuration of the run.
     """
-    if config["diffusion"].get("pretrained_model_name_or_path") is None:
-        return dict(config)
-    diffusion = {key: value for key, value in config["diffusion"].items() if key != "unet"}
-    return {key: value for key, value in config.items() if key != "autoencoder"} | {"diffusion": diffusion}
+    others = ("text_encoder", "autoencoder", "diffusion", "evaluation")
+    if config["stages"] == ["segmentation"]:
+        return {key: value for key, value in config.items() if key not in others}
+    used = {key: value for key, value in config.items() if key != "segmentation"}
+    if config["diffusion"].get("pretrained_model_name_or_path") is not None:
+        del used["autoencoder"]
+        used["diffusion"] = {key: value for key, value in config["diffusion"].items() if key != "unet"}
+    return used
 
 
 def stages_table(
@@ -165,6 +171,8 @@ def results_to_come(dataset: str, repository: str, template: str) -> str:
     suite = suites.get(dataset, "--suite captions --dataset DATASET") if template == "pipeline.md" else None
     if template == "inpainting.md" and dataset == "shapes":
         suite = "--suite shapes-inpaint"
+    if template == "segmentation.md":
+        suite = f"--suite segmentation --dataset {'cells' if dataset == 'cells' else 'DATASET'}"
     if suite is None:
         return NOTHING_MEASURED
     return (

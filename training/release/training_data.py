@@ -24,6 +24,11 @@ _OWN = {
         "taken from anybody.",
         "Apache-2.0, like this project",
     ),
+    "cells": (
+        "Synthetic micrographs of touching cells that a program of this project draws, with the exact place of each "
+        "cell. Nothing in them was taken from anybody.",
+        "Apache-2.0, like this project",
+    ),
     "emoji": (
         "Colour emoji, drawn from a font of the machine that trained, with their Unicode names and keywords.",
         "that of the font: Noto Color Emoji, the usual one on Linux, is under the SIL Open Font License 1.1; the "
@@ -89,9 +94,12 @@ def training_data_text(config: Mapping[str, Any], num_images: int, num_held_out:
         )  # fmt: skip
     held_out = f"{num_held_out:,} others were held out" if num_held_out else "none were held out"
     began_with = "\n\nThe model that it was trained on from has seen others, which its own card tells."
+    size = f"{data['resolution']}x{data['resolution']} pixels"
+    of_what = f"captioned images of {place} at {size}"
+    if config.get("stages") == ["segmentation"]:
+        of_what = f"annotated images of {place}, seen in tiles of {size}"
     return (
-        f"{num_images:,} captioned images of {place} at {data['resolution']}x{data['resolution']} pixels; {held_out}. "
-        f"{description}\n\n{licence}{began_with if _base_model(config) else ''}"
+        f"{num_images:,} {of_what}; {held_out}. {description}\n\n{licence}{began_with if _base_model(config) else ''}"
     )
 
 

@@ -24,6 +24,7 @@ from training.tasks.components import (
 from training.tasks.perceptual_distance import MISSING_CLIP, load_perceptual_distance
 from training.tasks.pretrained import load_pretrained
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
+from training.tasks.segmentation_model import check_segmentation
 
 
 def check_models(
@@ -41,6 +42,9 @@ def check_models(
         ConfigError: Names the block at fault.
         DataError: If the folder of the latent cache holds something else, or cannot be made.
     """
+    if config.segments:
+        check_segmentation(config)
+        return
     pretrained = pretrained or load_pretrained(config)
     if config.data.aspect_ratio_bucket_step is not None:
         _check_bucket_step(config, config.data.aspect_ratio_bucket_step, finished, pretrained)

@@ -16,28 +16,25 @@ BORDER_TOLERANCE = 1e-7
 """Share of w_0 below which the weight of a border is left out."""
 
 
-def class_balance(labels: np.ndarray, num_classes: int) -> np.ndarray:
+def class_balance(num_pixels: np.ndarray) -> np.ndarray:
     """Weight every class with its inverse frequency, so that the mean over all pixels is 1.
 
     w_c = n / (K n_c), n pixels, n_c of class c, K classes that occur. A class without a pixel has the weight 1.
 
     Args:
-        labels (`np.ndarray`, any shape): Classes, integers in [0, num_classes): of one picture, or of all of them.
-        num_classes (`int`): Number of classes, at least 1.
+        num_pixels (`np.ndarray` of shape `(num_classes,)`): n_c, integers of at least 0, not all 0.
 
     Returns:
-        `np.ndarray` of shape `(num_classes,)`, float32, positive. `class_balance(labels, num_classes)[labels]` is
-        w_c(x).
+        `np.ndarray` of shape `(num_classes,)`, float32, positive. `class_balance(...)[labels]` is w_c(x).
 
     Raises:
-        ValueError: If `labels` is empty or holds anything but classes.
+        ValueError: If there are no pixels.
     """
-    if labels.size == 0 or labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= num_classes:
-        raise ValueError(f"labels must be at least one integer from 0 to {num_classes - 1}")
-    counts = np.bincount(labels.ravel(), minlength=num_classes)
-    occurs = counts > 0
-    weights = np.ones(num_classes, dtype=np.float32)
-    weights[occurs] = labels.size / (occurs.sum() * counts[occurs])
+    if num_pixels.dtype.kind not in "iu" or (num_pixels < 0).any() or not num_pixels.any():
+        raise ValueError("num_pixels must be integers of at least 0, not all 0")
+    occurs = num_pixels > 0
+    weights = np.ones(len(num_pixels), dtype=np.float32)
+    weights[occurs] = num_pixels.sum() / (occurs.sum() * num_pixels[occurs])
     return weights
 
 

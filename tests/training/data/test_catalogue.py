@@ -23,7 +23,11 @@ from training.data.shapes import ShapesSource
 def test_the_arguments_are_the_keys_of_the_data_block() -> None:
     parameters = inspect.signature(load_captioned_images).parameters
     fields = {field.name: field for field in dataclasses.fields(DataConfig)}
-    assert set(parameters) - {"split", "seed"} == set(fields) - {"dataloader_num_workers"}
+    assert set(parameters) - {"split", "seed"} == set(fields) - {
+        "dataloader_num_workers",
+        "label_column",
+        "label_type",
+    }
     for name, parameter in parameters.items():
         if parameter.default is not inspect.Parameter.empty and name != "seed":
             field = fields[name]

@@ -5,7 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.data.elastic_deformation import DISPLACEMENT_STD, deformed, displacement_field
+from training.data.elastic_deformation import DISPLACEMENT_STD, displacement_field, resampled
+
+
+def deformed(image: np.ndarray, field: np.ndarray, is_label: bool = False) -> np.ndarray:
+    return resampled(image, np.indices(field.shape[1:]) + field, is_label)
 
 
 def test_displacements_on_the_grid_are_normal_of_10_pixels():
