@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from scipy.ndimage import map_coordinates, zoom
 
@@ -24,9 +26,15 @@ def displacement_field(rng: np.random.Generator, shape: tuple[int, int], std: fl
         `np.ndarray` of shape `(2, height, width)`, float64: down and right, in pixels.
     """
     coarse = rng.normal(0.0, std, (2, GRID_SIZE, GRID_SIZE))
-    factors = [side / GRID_SIZE for side in shape]
-    fine = [zoom(one, factors, order=3, mode="mirror", grid_mode=False) for one in coarse]
-    return np.stack(fine)
+    height, width = shape
+    field: np.ndarray = _cubic_spline(height) @ coarse @ _cubic_spline(width).T
+    return field
+
+
+@lru_cache(maxsize=8)
+def _cubic_spline(size: int) -> np.ndarray:
+    """Give what each point of the grid contributes along a side: bicubic interpolation goes axis by axis."""
+    return zoom(np.eye(GRID_SIZE), (size / GRID_SIZE, 1), order=3, mode="mirror", grid_mode=False)
 
 
 def resampled(image: np.ndarray, places: np.ndarray, is_label: bool = False) -> np.ndarray:

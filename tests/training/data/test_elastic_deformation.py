@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import zoom
 
 from training.data.elastic_deformation import DISPLACEMENT_STD, displacement_field, resampled
 
@@ -21,6 +22,13 @@ def test_displacements_on_the_grid_are_normal_of_10_pixels():
     assert abs(on_grid.mean()) < 1
     neighbours = np.abs(np.diff(fields[0], axis=1)).max()
     assert neighbours < 3, "smooth between the points of the grid"
+
+
+def test_they_are_bicubic_between_the_points_of_the_grid():
+    field = displacement_field(np.random.default_rng(0), (20, 31))
+    coarse = np.random.default_rng(0).normal(0, DISPLACEMENT_STD, (2, 3, 3))
+    expected = [zoom(one, (20 / 3, 31 / 3), order=3, mode="mirror", grid_mode=False) for one in coarse]
+    assert np.allclose(field, expected, atol=1e-12)
 
 
 def test_no_displacement_changes_nothing_and_a_constant_one_shifts():
