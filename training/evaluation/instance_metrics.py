@@ -13,6 +13,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
+from sd_pipeline.label_maps import touching_pairs
 from training.evaluation.segmentation_metrics import check_maps
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -128,6 +129,34 @@ def seg_measure(instances: np.ndarray, truth: np.ndarray) -> float:
     both, either, row, _ = _overlaps(table)
     covers = 2 * both > table.sum(axis=1)[1:][row]
     return float((both[covers] / either[covers]).sum() / count)
+
+
+def merged_neighbours(instances: np.ndarray, truth: np.ndarray) -> float:
+    """Share of the pairs of touching true objects that are one in the prediction: what a border weight is to prevent.
+
+    Two true objects touch if they meet at an edge of pixels. They are one if the same predicted object covers more
+    than half of each.
+
+    Args:
+        instances (`np.ndarray` of shape `(height, width)`, integers >= 0): Predicted objects; 0 is background.
+        truth (`np.ndarray` of the same shape, integers >= 0): True objects; 0 is background.
+
+    Returns:
+        `float`: in [0, 1]; 0 is perfect. NaN if no true objects touch.
+
+    Raises:
+        ValueError: If the maps have a wrong type, or not one shape.
+    """
+    table = overlap_table(instances, truth)
+    pairs = touching_pairs(_without_gaps(truth).reshape(truth.shape))
+    if not len(pairs):
+        return math.nan
+    covers = table.multiply(2) > table.sum(axis=1)[:, None]
+    row, column = covers.tocoo().coords
+    covering = np.zeros(table.shape[0], dtype=np.int64)  # 0 where background, or nothing alone, covers most.
+    covering[row] = column
+    one, other = covering[pairs].T
+    return float(np.mean((one == other) & (one > 0)))
 
 
 def average_precision(

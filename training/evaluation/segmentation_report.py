@@ -13,6 +13,7 @@ from training.evaluation.suite import aligned
 
 MEASURES = {
     "seg": "SEG",
+    "merged_neighbours": "touching objects found as one",
     "ap_50": "average precision at IoU 0.5",
     "ap_75": "average precision at IoU 0.75",
     "mean_ap": "average precision, mean over IoU 0.5 to 0.95",

@@ -10,7 +10,13 @@ from scipy.stats import bootstrap
 
 from sd_pipeline.pipelines.segmentation_maps import connected_components
 from training.data.cell_scenes import separated
-from training.evaluation.instance_metrics import IOU_THRESHOLDS, average_precision, rand_error, seg_measure
+from training.evaluation.instance_metrics import (
+    IOU_THRESHOLDS,
+    average_precision,
+    merged_neighbours,
+    rand_error,
+    seg_measure,
+)
 from training.evaluation.segmentation_metrics import class_iou, pixel_error, warping_error
 
 CONFIDENCE = 0.95
@@ -66,7 +72,7 @@ class Scores:
 
     Args:
         measures (`dict[str, float]`): By name: `pixel_error`, `rand_error`, `warping_error`, `mean_iou` and, of
-            instances, `seg`, `ap_50`, `ap_75` and `mean_ap`, the mean over IoU from 0.5 to 0.95.
+            instances, `seg`, `merged_neighbours`, `ap_50`, `ap_75` and `mean_ap`, the mean over IoU from 0.5 to 0.95.
         class_iou (`list[float]`): Intersection over union of each class.
         num_true (`int`): True objects.
         num_found (`int`): Predicted objects.
@@ -105,6 +111,7 @@ def scores_of(classes: np.ndarray, truth: Truth, num_classes: int) -> Scores:
         at_iou = dict(zip(IOU_THRESHOLDS, precisions.tolist(), strict=True))
         measures |= {
             "seg": seg_measure(objects, truth.objects),
+            "merged_neighbours": merged_neighbours(objects, truth.objects),
             "ap_50": at_iou[0.5],
             "ap_75": at_iou[0.75],
             "mean_ap": float(precisions.mean()),

@@ -19,6 +19,7 @@ _OF_SEGMENTATIONS = {
     "mean_iou": "intersection over union, mean over classes and images",
     "pixel_error": "share of pixels of another class",
     "seg": "SEG of the Cell Tracking Challenge",
+    "merged_neighbours": "share of pairs of touching objects that are found as one",
     "ap_50": "average precision TP / (TP + FP + FN) of objects at IoU 0.5",
     "rand_error": "1 - foreground-restricted Rand F-score",
     "warping_error": "warping error",

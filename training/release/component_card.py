@@ -44,6 +44,7 @@ _MEASURES = {
     "rand_error": ("Rand error", "1 - Rand F-score of the objects (ISBI 2012), mean over the images"),
     "warping_error": ("warping error", "share of pixels whose change is one of topology, mean over the images"),
     "seg": ("SEG", "overlap of each object with the one found for it (Cell Tracking Challenge), mean over the images"),
+    "merged_neighbours": ("merged neighbours", "share of pairs of touching objects that are found as one"),
     "ap_50": ("AP50", "TP / (TP + FP + FN) of objects with an IoU of at least 0.5, mean over the images"),
     "thumbnail_error": ("thumbnail error", "mean squared error of 8x8 thumbnails told from the caption alone"),
 }

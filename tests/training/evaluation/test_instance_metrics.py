@@ -19,13 +19,14 @@ from tests.training.evaluation.test_segmentation_metrics import (
 from training.evaluation.instance_metrics import (
     IOU_THRESHOLDS,
     average_precision,
+    merged_neighbours,
     overlap_table,
     rand_error,
     rand_index_error,
     seg_measure,
 )
 
-MEASURES = (rand_error, rand_index_error, seg_measure, average_precision)
+MEASURES = (rand_error, rand_index_error, seg_measure, average_precision, merged_neighbours)
 SPLIT = np.where((PAIR == 1) & (np.arange(12) >= 4), 3, PAIR)
 INVENTED = PAIR.copy()
 INVENTED[0, 0] = 5
@@ -166,6 +167,17 @@ def test_numbers_of_objects_are_names(measure, seed):
     names = np.array([0, 900, 3, 77, 10**9, 1])
     np.testing.assert_array_equal(measure(names[instances], truth), measure(instances, truth))
     np.testing.assert_array_equal(measure(instances, names[truth]), measure(instances, truth))
+
+
+def test_touching_objects_that_are_found_as_one():
+    truth = np.array([[1, 1, 2, 2, 0, 3, 3], [1, 1, 2, 2, 0, 3, 4]])  # 1 and 2 touch, 3 and 4; 2 and 3 do not.
+    assert merged_neighbours(truth, truth) == 0
+    assert merged_neighbours((truth > 0).astype(int), truth) == 1
+    assert merged_neighbours(np.where(truth == 2, 1, truth), truth) == 0.5
+    half_of_2 = np.array([[1, 1, 1, 0, 0, 3, 3], [1, 1, 1, 0, 0, 3, 4]])
+    assert merged_neighbours(half_of_2, truth) == 0  # Half is not more than half.
+    assert merged_neighbours(np.zeros_like(truth), truth) == 0
+    assert math.isnan(merged_neighbours(truth, np.array([[1, 0, 2, 0, 3, 0, 4]] * 2)))
 
 
 def test_what_is_not_defined_is_nan():
