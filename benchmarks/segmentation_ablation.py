@@ -1,6 +1,6 @@
 """What the ideas of the 2015 U-Net are worth on `cells`: the same training without one of them at a time.
 
-    python benchmarks/segmentation_ablation.py [--variants full no-border-weights] [--seeds 0 1] [--max-train-steps 1000]
+    python benchmarks/segmentation_ablation.py [--variants full padded] [--seeds 0 1] [--max-train-steps 1000]
 
 Every run is `configs/cells.yaml` with the same updates, tiles an update and pixels a tile (padded convolutions need
 sides that are multiples of 8: 168 pixels instead of 164). A seed draws the 30 training images, the weights and the

@@ -151,10 +151,11 @@ def merged_neighbours(instances: np.ndarray, truth: np.ndarray) -> float:
     pairs = touching_pairs(_without_gaps(truth).reshape(truth.shape))
     if not len(pairs):
         return math.nan
-    covers = table.multiply(2) > table.sum(axis=1)[:, None]
-    row, column = covers.tocoo().coords
+    overlaps = table.tocoo()
+    row, column = overlaps.coords
+    is_most = 2 * overlaps.data > table.sum(axis=1)[row]
     covering = np.zeros(table.shape[0], dtype=np.int64)  # 0 where background, or nothing alone, covers most.
-    covering[row] = column
+    covering[row[is_most]] = column[is_most]
     one, other = covering[pairs].T
     return float(np.mean((one == other) & (one > 0)))
 

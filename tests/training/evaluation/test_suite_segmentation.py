@@ -65,6 +65,7 @@ def test_measures_are_those_worked_out_by_hand(report):
         "warping_error": 0.0,
         "mean_iou": 1.0,
         "seg": 0.75,
+        "merged_neighbours": 0.0,
         "ap_50": 1.0,
         "ap_75": 1.0,
         "mean_ap": pytest.approx(0.6),
@@ -72,6 +73,7 @@ def test_measures_are_those_worked_out_by_hand(report):
         "num_true": 2,
         "num_found": 2,
     }
+    assert merged["merged_neighbours"] == 1.0
     assert merged["pixel_error"] == 12 / NUM_PIXELS
     assert merged["warping_error"] == 6 / NUM_PIXELS, "a line between the two"
     assert (merged["seg"], merged["ap_50"], merged["ap_75"]) == (0.5, 0.5, 0.0)
