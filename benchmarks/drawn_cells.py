@@ -24,7 +24,7 @@ import torch
 from diffusers.utils import make_image_grid
 from PIL import Image
 
-from sd_pipeline import SDPipeline
+from sd_pipeline import SDAutoencoderKL, SDPipeline
 from sd_pipeline.pipelines.segmentation_overlay import overlay
 from training.data.annotated_pictures import annotated_picture, image_and_cells
 from training.data.cells import CellsSource
@@ -35,6 +35,7 @@ from training.engine.random_streams import sample_rng
 PLACE = Path("outputs/drawn_cells")
 NUM_REAL = 30
 _SIZE = TileSize(64, 64)
+_SHOWN = 4
 # Whatever keeps a micrograph one: turned and mirrored, and a little deformed.
 _AUGMENTATION = Augmentation(elastic_std=2.0, max_rotation=180.0, random_flip=True)
 
@@ -71,19 +72,33 @@ def draw(options: argparse.Namespace) -> None:
     """Draw annotated micrographs, and write them into one folder with the real ones, and into one alone."""
     pipe = SDPipeline.from_pretrained(options.place / "diffusion" / "pipeline")
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    noise_std = grey_noise(pipe.vae, options.place / "pictures")
+    print(f"noise of the grey values: {noise_std:.1f} of 255")
     real, shown = CellsSource("train", NUM_REAL, options.seed), list[Image.Image]()
     for number in range(NUM_REAL):
         image, instances = np.asarray(real.image(number)), real.labels(number)
         _write(options.place / "real_and_drawn", f"real_{number}", image, instances)
     for number in range(options.num_images):
         generator = torch.Generator().manual_seed(options.seed * 1_000_000 + number)
-        output: Any = pipe(batch_size=1, height=256, width=256, generator=generator, output_type="pil")
-        image, instances = image_and_cells(np.asarray(output.images[0]))
+        output: Any = pipe(batch_size=1, height=256, width=256, generator=generator)
+        smooth, instances = image_and_cells(np.asarray(output.images[0]))
+        # A draw of the decoder's likelihood, of which the picture is the mean.
+        noise = sample_rng(options.seed, "noise", number).normal(0, noise_std, smooth.shape)
+        image = (smooth + noise).round().clip(0, 255).astype(np.uint8)
         for folder in ("real_and_drawn", "drawn"):
             _write(options.place / folder, f"drawn_{number}", image, instances)
-        if len(shown) < 8:
+        if number < _SHOWN:
             shown += [Image.fromarray(image).convert("RGB"), overlay(image, instances)]
-    make_image_grid(shown, rows=2, cols=len(shown) // 2).save(options.place / "drawn.png")
+    make_image_grid(shown, rows=len(shown) // 4, cols=4).save(options.place / "drawn.png")
+
+
+@torch.no_grad()
+def grey_noise(vae: SDAutoencoderKL, folder: Path) -> float:
+    """Measure the standard deviation of grey values around the decoded ones, from 0 to 255."""
+    pictures = np.stack([np.asarray(Image.open(folder / f"{number}.png")) for number in range(200)])
+    pixel_values = torch.from_numpy(pictures).permute(0, 3, 1, 2).to(vae.device, torch.float32) / 127.5 - 1
+    decoded = vae.decode(vae.encode(pixel_values).latent_dist.mode()).sample
+    return 127.5 * float((decoded - pixel_values)[:, 0].square().mean().sqrt())
 
 
 def _write(folder: Path, name: str, image: np.ndarray, instances: np.ndarray) -> None:

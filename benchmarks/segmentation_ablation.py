@@ -20,7 +20,13 @@ from typing import Any
 
 import numpy as np
 import yaml
+from PIL import Image
 
+from sd_pipeline import SegmentationPipeline
+from sd_pipeline.pipelines.segmentation_overlay import overlay
+from training.data.cells import CellsSource
+from training.evaluation.contact_sheet import Print, contact_sheet
+from training.evaluation.instance_metrics import merged_neighbours
 from training.evaluation.suite import aligned
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no-elastic-deformation": {"segmentation.elastic_std": 0},
     "padded": {"segmentation.unet.is_padded": True, "data.resolution": 168},
 }
+COMPARED = ("no-border-weights", "full")
+NUM_SHOWN = 3
 MEASURES = {
     "seg": "SEG",
     "merged_neighbours": "touching cells found as one",
@@ -56,6 +64,8 @@ def main(arguments: Sequence[str]) -> None:
             train(run, variant, seed, options.max_train_steps)
             measure(run, options.num_images)
     print(table(options.place))
+    if all((options.place / f"{name}-{options.seeds[0]}" / "pipeline").is_dir() for name in COMPARED):
+        picture(options.place, options.seeds[0]).save(options.place / "border_weights.png")
 
 
 def train(run: Path, variant: str, seed: int, max_train_steps: int) -> None:
@@ -98,6 +108,28 @@ def table(place: Path) -> str:
         if files:
             rows.append([variant, str(len(files)), *cells])
     return aligned(rows)
+
+
+def picture(place: Path, seed: int) -> Image.Image:
+    """Show what border weights do: the same parts of the first fresh images, without and with them."""
+    source, rows = CellsSource("test", NUM_SHOWN, 0), []
+    pipes = [SegmentationPipeline.from_pretrained(place / f"{name}-{seed}" / "pipeline") for name in COMPARED]
+    for number in range(NUM_SHOWN):
+        image, truth = np.asarray(source.image(number)), source.labels(number)
+        rows.append(Print(_shown(image, truth), f"image {number}: the true cells"))
+        for pipe, name in zip(pipes, COMPARED, strict=True):
+            pipe.set_progress_bar_config(disable=True)
+            output: Any = pipe(image)
+            found = output.instances[0]
+            merged = merged_neighbours(found, truth)
+            rows.append(Print(_shown(image, found), f"{name}: {merged:.1%} of touching cells as one"))
+    return contact_sheet([("Touching cells without and with border weights", rows)], columns=1 + len(pipes), side=320)
+
+
+def _shown(image: np.ndarray, instances: np.ndarray) -> Image.Image:
+    """Enlarge the middle of an image with its cells coloured."""
+    middle = (slice(64, 192), slice(64, 192))
+    return overlay(image[middle], instances[middle]).resize((320, 320), Image.Resampling.NEAREST)
 
 
 if __name__ == "__main__":
