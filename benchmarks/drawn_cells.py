@@ -2,12 +2,15 @@
 
     python benchmarks/drawn_cells.py pictures            # cuts 64x64 pictures with labels out of 30 micrographs
     accelerate launch training/train.py --config benchmarks/drawn_cells.yaml
-    python benchmarks/drawn_cells.py draw --num-images 60   # draws 256x256 ones, and writes them beside the 30
-    accelerate launch training/train.py --config configs/cells.yaml \
-        --data.dataset=outputs/drawn_cells/real_and_drawn --output_dir=outputs/drawn_cells/with_drawn
+    python benchmarks/drawn_cells.py draw               # draws 60 of 256x256 pixels
+    for data in real real_and_drawn drawn; do           # the 30, with the 60, and the 60 alone
+        accelerate launch training/train.py --config configs/cells.yaml --segmentation.max_train_steps=1000 \
+            --data.dataset=outputs/drawn_cells/$data --output_dir=outputs/drawn_cells/unet_$data
+        python training/evaluate_model.py --model outputs/drawn_cells/unet_$data/pipeline --suite segmentation \
+            --dataset cells
+    done
 
-The 30 micrographs are those of `configs/cells.yaml` (series of the seed). `evaluate_model.py --suite segmentation`
-measures both U-Nets on the same fresh ones.
+The 30 micrographs are those of `configs/cells.yaml` with the seed 0.
 """
 
 from __future__ import annotations
@@ -69,7 +72,7 @@ def write_pictures(options: argparse.Namespace) -> None:
 
 
 def draw(options: argparse.Namespace) -> None:
-    """Draw annotated micrographs, and write them into one folder with the real ones, and into one alone."""
+    """Draw annotated micrographs; write them and the real ones into a folder each, and both into a third."""
     pipe = SDPipeline.from_pretrained(options.place / "diffusion" / "pipeline")
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     noise_std = grey_noise(pipe.vae, options.place / "pictures")
@@ -77,7 +80,8 @@ def draw(options: argparse.Namespace) -> None:
     real, shown = CellsSource("train", NUM_REAL, options.seed), list[Image.Image]()
     for number in range(NUM_REAL):
         image, instances = np.asarray(real.image(number)), real.labels(number)
-        _write(options.place / "real_and_drawn", f"real_{number}", image, instances)
+        for folder in ("real", "real_and_drawn"):
+            _write(options.place / folder, f"real_{number}", image, instances)
     for number in range(options.num_images):
         generator = torch.Generator().manual_seed(options.seed * 1_000_000 + number)
         output: Any = pipe(batch_size=1, height=256, width=256, generator=generator)

@@ -13,6 +13,8 @@ from training.data.cell_scenes import separated
 _LEAST_PIXELS = 30
 _GROWTH = 2.5
 _HALF = 128
+# A line of two pixels comes out of an autoencoder grey. At 128, 2.0% of touching cells are one after it; at 200, 0.2%.
+_INSIDE = 200
 
 
 def annotated_picture(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
@@ -41,7 +43,7 @@ def image_and_cells(picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         `tuple[np.ndarray, np.ndarray]`: image, uint8, and cells, int32, numbered from 1 without gaps.
     """
     image, inside, foreground = (picture[..., channel] for channel in range(3))
-    cells = label(inside >= _HALF)[0].astype(np.int32)
+    cells = label(inside >= _INSIDE)[0].astype(np.int32)
     sizes = np.bincount(cells.ravel())
     kept = np.flatnonzero(sizes >= _LEAST_PIXELS)
     kept = kept[kept > 0]
