@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ NAME = "somebody/digits"
 class Run:
     """A run in a folder of its own, whose path it is not told."""
 
-    def __init__(self, place: Path, hub: Hub) -> None:
-        self.place, self.output_dir, self.hub = place, place / "run", hub
+    def __init__(self, place: Path, hub: Hub, config: Callable[..., dict[str, Any]] = tiny_config) -> None:
+        self.place, self.output_dir, self.hub, self.config = place, place / "run", hub, config
         self.variables = {
             "HF_ENDPOINT": hub.address,
             "HF_HOME": str(place / "home" / "hf"),
@@ -32,7 +33,7 @@ class Run:
 
     def train(self, *arguments: str, num_processes: int = 1, **hub_block: Any) -> int:
         block = {"push_to_hub": True, "hub_model_id": NAME, "push_retries": 3, **hub_block}
-        write_config(self.place / "run.yaml", tiny_config(Path("run"), hub=block))
+        write_config(self.place / "run.yaml", self.config(Path("run"), hub=block))
         command = ["--config", "run.yaml", *arguments]
         return self._end(run_training(command, num_processes, cwd=self.place, **self.variables))
 

@@ -76,6 +76,25 @@ def tiny_config(output_dir: Path, **top_level: Any) -> dict[str, Any]:
     }
 
 
+def tiny_segmentation(output_dir: Path, **top_level: Any) -> dict[str, Any]:
+    """Make a configuration of a segmentation that takes a few seconds."""
+    return {
+        "output_dir": str(output_dir),
+        "report_to": "none",
+        "stages": ["segmentation"],
+        "data": {"dataset": "cells", "num_samples": 4, "resolution": 32, "random_flip": True},
+        "segmentation": {
+            "unet": {"block_out_channels": [4, 8], "dropout": 0.1},
+            "class_names": ["background", "cell"],
+            "max_train_steps": 4,
+            "train_batch_size": 2,
+            "learning_rate": 1e-2,
+            "logging_steps": 1,
+        },
+        **top_level,
+    }
+
+
 def write_config(file: Path, config: dict[str, Any]) -> Path:
     """Write a configuration as YAML."""
     file.write_text(yaml.safe_dump(config), encoding="utf-8")

@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,27 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from sd_pipeline import SegmentationPipeline
-from tests.training.runs import ROOT, rows, run_training, status, train, write_config
+from tests.training.runs import ROOT, rows, run_training, status, tiny_segmentation, train, write_config
 from training.data.cell_scenes import sample_cells
-
-
-def tiny_segmentation(output_dir: Path, **top_level: Any) -> dict[str, Any]:
-    """Make a configuration that takes a few seconds."""
-    return {
-        "output_dir": str(output_dir),
-        "report_to": "none",
-        "stages": ["segmentation"],
-        "data": {"dataset": "cells", "num_samples": 4, "resolution": 32, "random_flip": True},
-        "segmentation": {
-            "unet": {"block_out_channels": [4, 8], "dropout": 0.1},
-            "class_names": ["background", "cell"],
-            "max_train_steps": 4,
-            "train_batch_size": 2,
-            "learning_rate": 1e-2,
-            "logging_steps": 1,
-        },
-        **top_level,
-    }
 
 
 def weights_of(run: Path) -> dict[str, torch.Tensor]:
@@ -107,7 +87,9 @@ def test_the_same_command_again_does_nothing(finished):
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
 def test_a_run_that_is_resumed_is_the_same_to_the_bit(finished, tmp_path, optimizer):
     for name, stops in (("straight", [4]), ("resumed", [2, 4])):
-        config = write_config(tmp_path / f"{name}.yaml", tiny_segmentation(tmp_path / name))
+        values = tiny_segmentation(tmp_path / name)
+        values["data"] |= {"dataloader_num_workers": len(stops) - 1}  # Workers change nothing either.
+        config = write_config(tmp_path / f"{name}.yaml", values)
         for steps in stops:
             train(
                 [
@@ -180,6 +162,25 @@ def test_images_smaller_than_a_tile_are_trained_on_mirrored(tmp_path):
     }
     train(["--config", str(write_config(tmp_path / "run.yaml", config))])
     assert status(tmp_path / "run")["state"] == "finished"
+
+
+def test_stacks_of_classes_are_trained_on(tmp_path):
+    """The layout of ISBI 2012: white cells, black membranes, 30 pages, here 3."""
+    folder = tmp_path / "isbi"
+    folder.mkdir()
+    scenes = [sample_cells(0, number, 64) for number in range(3)]
+    for name, pages in (
+        ("train-volume", [image for image, _ in scenes]),
+        ("train-labels", [255 * (instances > 0).astype(np.uint8) for _, instances in scenes]),
+    ):
+        first, *others = map(Image.fromarray, pages)
+        first.save(folder / f"{name}.tif", save_all=True, append_images=others)
+    config = tiny_segmentation(tmp_path / "run")
+    config["data"] = {"dataset": str(folder), "resolution": 32, "label_type": "classes", "validation_fraction": 0.3}
+    train(["--config", str(write_config(tmp_path / "run.yaml", config))])
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    assert "validation_rand_error" in json.loads(lines[-1])
+    assert "validation_seg" not in json.loads(lines[-1])
 
 
 @pytest.mark.parametrize(
