@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sd_pipeline.argument_parser import ArgumentParser
+from sd_pipeline.command_models import load_silently, usable_device
 from sd_pipeline.demo.commands import add_demo_commands
 from sd_pipeline.pretrained_models import DEFAULT_MODEL
 from sd_pipeline.push_command import add_push_command
 from sd_pipeline.samplers import SCHEDULERS, use_scheduler
+from sd_pipeline.segment_command import add_segment_command
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -124,22 +126,8 @@ def _output_paths(output: Path, num_files: int, overwrite: bool) -> list[Path]:
 
 
 def _load_pipeline(options: argparse.Namespace) -> Any:
-    import diffusers
-    import torch
-    import transformers
-
-    import sd_pipeline
-
-    diffusers.utils.logging.set_verbosity_error()
-    diffusers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.disable_progress_bar()
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(1, device=device)
-    # Without a GPU, torch raises an AssertionError.
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"--device {device}: {str(error).splitlines()[0]}") from error
-    pipe = getattr(sd_pipeline, options.pipeline).from_pretrained(options.model)
+    device = usable_device(options.device)
+    pipe = load_silently(options.pipeline, options.model)
     if options.scheduler is not None:
         use_scheduler(pipe, options.scheduler)
     if options.lora is not None:
@@ -167,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
         command.description = f"{does.capitalize()}. Picture i of seed s is picture 0 of seed s + i."
         command.set_defaults(run=generate, pipeline=pipeline, inputs=_add_inputs(command, name))
         _add_common(command)
+    add_segment_command(commands)
     add_demo_commands(commands)
     add_push_command(commands)
     return parser

@@ -19,6 +19,9 @@ from sd_pipeline.stock_weights import SafetensorsMixin
 
 NORM_TYPES = ("batch", "group")
 
+MAX_LEVELS = 12
+"""Each doubles the side of the smallest image, which of a stranger's model shall not be beyond all memory."""
+
 
 @dataclass
 class SegmentationUNetOutput(BaseOutput):
@@ -44,7 +47,7 @@ class SegmentationUNet(SafetensorsMixin, ModelMixin, ConfigMixin):  # type: igno
         in_channels (`int`, *optional*, defaults to 1): Channels of the images.
         num_classes (`int`, *optional*, defaults to 2): Classes of a pixel.
         block_out_channels (`tuple[int]`, *optional*, defaults to `(64, 128, 256, 512, 1024)`):
-            Channels of each level, the finest first.
+            Channels of each level, the finest first; at most 12 levels.
         dropout (`float`, *optional*, defaults to 0.5): Probability of a feature to be dropped, in [0, 1).
         is_padded (`bool`, *optional*, defaults to `False`): Pad the convolutions, so that logits have the size of the
             images.
@@ -196,6 +199,8 @@ def _norm(num_channels: int, norm_type: str | None, norm_num_groups: int) -> nn.
 def _check_blocks(block_out_channels: Sequence[int], norm_type: str | None, norm_num_groups: int) -> None:
     if not block_out_channels:
         raise ValueError("block_out_channels must have at least one level, got none")
+    if len(block_out_channels) > MAX_LEVELS:
+        raise ValueError(f"block_out_channels must have at most {MAX_LEVELS} levels, got {len(block_out_channels)}")
     if norm_type not in (None, *NORM_TYPES):
         raise ValueError(f"norm_type must be one of {', '.join(NORM_TYPES)} or null, got {norm_type!r}")
     for width in block_out_channels:

@@ -167,7 +167,8 @@ class StockRepositoryPipeline(DiffusionPipeline):
             ValueError: If adapters are loaded, which diffusers would write in a way that nothing reads.
         """
         self.refuse_adapters()
-        super().save_pretrained(save_directory, **kwargs)
+        # To push, diffusers needs the text of the path.
+        super().save_pretrained(os.fspath(save_directory), **kwargs)
 
     def refuse_adapters(self) -> None:
         """Check that no adapters stand beside the weights that are about to be written.

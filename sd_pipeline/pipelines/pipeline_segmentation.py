@@ -125,8 +125,8 @@ class SegmentationPipeline(SegmentationRepositoryPipeline):
             self.tiling(1, 1, tile_size)
         mean, std = self.config["image_mean"], self.config["image_std"]
         pixel_values = read_images(images, self.unet.config["in_channels"])
-        for number, image in enumerate(pixel_values):
-            pixel_values[number] = standardise(image, mean, std)
+        for number in range(len(pixel_values)):  # No name holds on to what it was before.
+            pixel_values[number] = standardise(pixel_values[number], mean, std)
         sizes = [(image.shape[-2], image.shape[-1]) for image in pixel_values]
         tilings = [self.tiling(height, width, tile_size) for height, width in sizes]
         total = sum(len(tiling.origins(*size)) for size, tiling in zip(sizes, tilings, strict=True))

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sd_pipeline.images import WHITE_OF_FLOATS, WIDE_MODES, to_rgb, upright
+from sd_pipeline.images import WHITE_OF_FLOATS
 from sd_pipeline.pipelines.call_arguments import require
+from sd_pipeline.pipelines.image_pages import count_pages, read_page, values_of_picture
 
 ALLOWED = (
     "a PIL image, an array of shape (height, width) or (height, width, channels), the path of a file, or a list of "
@@ -21,7 +22,6 @@ ALLOWED = (
 ALLOWED_DTYPES = "uint8, uint16 (both use their whole range), or floating point"
 
 _GREY, _RGB, _RGBA = 1, 3, 4
-_GREY_MODES = ("1", "L", "LA", "La")
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 """Weights of red, green and blue in grey (ITU-R BT.601), those of Pillow."""
 
@@ -79,7 +79,7 @@ def _read_image(image: Any, in_channels: int, name: str) -> torch.Tensor:
     if isinstance(image, (str, os.PathLike)):
         values = _values_of_file(Path(image), name)
     elif isinstance(image, Image.Image):
-        values = _values_of_picture(image, name)
+        values = values_of_picture(image, name)
     else:
         require(isinstance(image, np.ndarray), name, f"of type {type(image).__name__}", ALLOWED)
         values = image
@@ -92,42 +92,13 @@ def _read_image(image: Any, in_channels: int, name: str) -> torch.Tensor:
 
 
 def _values_of_file(path: Path, name: str) -> np.ndarray:
-    if not path.is_file():
-        raise ValueError(f"`{name}`: there is no file {path}")
     try:
-        picture = Image.open(path)
-        num_pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
-    except Exception as error:  # A damaged header can raise anything.
-        raise ValueError(f"`{name}`: {path} is not an image, or damaged: {_first_line(error)}") from error
-    with picture:
+        num_pages = count_pages(path)
         if num_pages > 1:
-            raise ValueError(f"`{name}`: {path} has {num_pages} pages; allowed: one, or give them as a list of arrays")
-        return _values_of_picture(picture, f"{name}`: `{path}")
-
-
-def _values_of_picture(picture: Image.Image, name: str) -> np.ndarray:
-    require(0 not in picture.size, name, f"of {picture.width}x{picture.height} pixels", "of at least 1x1")
-    try:
-        if picture.mode in WIDE_MODES:
-            return _wide_grey(picture)
-        values = np.asarray(to_rgb(picture))
-    except Exception as error:  # Damaged pixels too.
-        raise ValueError(f"`{name}` cannot be read: {_first_line(error)}") from error
-    return values[..., 0] if picture.mode in _GREY_MODES else values
-
-
-def _wide_grey(picture: Image.Image) -> np.ndarray:
-    """Read grey of more than 8 bits, which `to_rgb` would round to 8."""
-    turned = upright(picture)
-    values = np.array(turned)
-    if picture.mode == "I":
-        lowest, highest = values.min(), values.max()
-        if lowest < 0 or highest > 65535:
-            raise ValueError(f"grey values from {lowest} to {highest}; allowed: 0 to 65535")
-        values = values.astype(np.uint16)
-    if "transparency" in turned.info and values.dtype.kind == "u":
-        values[values == turned.info["transparency"]] = 65535
-    return values
+            raise ValueError(f"{path} has {num_pages} pages; allowed: one, or give them as a list of arrays")
+        return read_page(path)
+    except ValueError as error:
+        raise ValueError(f"`{name}`: {error}") from error
 
 
 def _unit_range(values: np.ndarray, name: str) -> np.ndarray:
@@ -135,12 +106,18 @@ def _unit_range(values: np.ndarray, name: str) -> np.ndarray:
     is_integer = kind in (np.uint8, np.uint16)
     require(is_integer or kind.kind == "f", name, f"made of {kind}", ALLOWED_DTYPES)
     if is_integer:
-        return values.astype(np.float32) / np.float32(np.iinfo(kind).max)
+        return _divided(values, np.iinfo(kind).max)
     require(bool(np.isfinite(values).all()), name, "not finite (NaN or infinity)", "finite")
     lowest, highest = float(values.min()), float(values.max())
     require(lowest >= 0 and highest <= 65535, name, f"from {lowest:g} to {highest:g}", "in [0, 65535]")
     white = next(white for white in WHITE_OF_FLOATS if highest <= white)
-    return values.astype(np.float32) / np.float32(white)
+    return _divided(values, white)
+
+
+def _divided(values: np.ndarray, white: int) -> np.ndarray:
+    scaled = values.astype(np.float32)
+    scaled /= np.float32(white)
+    return scaled
 
 
 def _check_channels(channels: int, in_channels: int, name: str) -> None:
@@ -159,7 +136,3 @@ def _fit_channels(values: np.ndarray, in_channels: int) -> np.ndarray:
     if in_channels == _GREY:
         return (values @ _LUMA)[..., None]
     return np.broadcast_to(values, (*values.shape[:2], in_channels))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

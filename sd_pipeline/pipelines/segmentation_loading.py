@@ -22,6 +22,7 @@ from sd_pipeline.publishing.repository_check import check_model
 from sd_pipeline.publishing.repository_files import RepositoryError, read_json
 from sd_pipeline.publishing.repository_trust import INDEX_FILE, check_component
 from sd_pipeline.publishing.stock_layout import complete_components
+from sd_pipeline.stock_config import FACTS_KEY
 from sd_pipeline.stock_weights import asked_of_hub, safetensors_folder
 
 if TYPE_CHECKING:
@@ -70,6 +71,16 @@ class SegmentationRepositoryPipeline(DiffusionPipeline):
         pipeline.register_to_config(_name_or_path=os.fspath(pretrained_model_name_or_path))
         return pipeline
 
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:  # type: ignore[override]
+        """Write the repository.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Where to.
+            kwargs: As in `DiffusionPipeline.save_pretrained`: `variant`, `max_shard_size`, `push_to_hub` and others.
+        """
+        # To push, diffusers needs the text of the path.
+        super().save_pretrained(os.fspath(save_directory), **kwargs)
+
     def to_json_string(self) -> str:
         """Write `model_index.json`, without the path that the model was loaded from.
 
@@ -103,9 +114,17 @@ def check_index(index: dict[str, Any], place: str) -> None:
     Raises:
         RepositoryError: If it names something else.
     """
+    where = f"{place}/{INDEX_FILE}"
     for key, allowed in NAMES.items():
         if index.get(key) != allowed:
-            raise RepositoryError(f"{place}/{INDEX_FILE}: `{key}` is {index.get(key)!r}; allowed: {allowed!r}")
+            raise RepositoryError(f"{where}: `{key}` is {index.get(key)!r}; allowed: {allowed!r}")
+    facts = index.get(FACTS_KEY, {})
+    if not isinstance(facts, dict):
+        raise RepositoryError(f"{where}: `{FACTS_KEY}` is {facts!r}, which this package does not write")
+    for key, value in index.items():
+        # Later versions may write more words and numbers; a list may name a class.
+        if isinstance(value, list) and key not in (*NAMES, "class_names"):
+            raise RepositoryError(f"{where}: a {NAMES['_class_name']} with a `{key}` cannot be used here")
 
 
 def _download(name: str, kwargs: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1", "HF_HUB_
 NOT_INHERITED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 NUM_STEPS = 2
 PROMPT = "a picture"
+SEGMENTED_SIZE = (40, 60)
 # Of models that stand alone: the component as which they are checked, by what `config.json` calls them.
 MODELS = {"AutoencoderKL": "vae", "clip_text_model": "text_encoder"}
 
@@ -37,8 +38,8 @@ def check_in_fresh_process(folder: Path) -> None:
     """Load a repository and use it once, in a new Python process without network, token or accelerator.
 
     Args:
-        folder (`Path`): A pipeline's repository, which makes an image of two steps, or that of an autoencoder or a
-            CLIP text encoder, with `config.json` at its top.
+        folder (`Path`): A pipeline's repository, which makes an image of two steps or segments one, or that of an
+            autoencoder or a CLIP text encoder, with `config.json` at its top.
 
     Raises:
         RepositoryError: If it cannot be loaded, or what it makes has NaN in it.
@@ -49,7 +50,7 @@ def check_in_fresh_process(folder: Path) -> None:
             command, env=_environment(), capture_output=True, text=True, check=False, timeout=TIMEOUT_SECONDS
         )
     except subprocess.TimeoutExpired:
-        raise RepositoryError(f"{folder} took more than {TIMEOUT_SECONDS} s to load and make an image") from None
+        raise RepositoryError(f"{folder} took more than {TIMEOUT_SECONDS} s to be loaded and used") from None
     if run.returncode != 0:
         lines = [line for line in run.stderr.splitlines() if line.strip()] or [f"exit code {run.returncode}"]
         raise RepositoryError(f"{folder} cannot be used by others: in a new process, {lines[-1].strip()}")
@@ -81,13 +82,27 @@ def use_once(folder: Path) -> None:
         RepositoryError: If what it makes is not finite, or it is something else.
     """
     torch.manual_seed(0)
-    made = _image(folder) if (folder / INDEX_FILE).is_file() else _output(folder)
+    made = _made_by_pipeline(folder) if (folder / INDEX_FILE).is_file() else _output(folder)
     if not np.isfinite(made).all():
         raise RepositoryError("what it makes has NaN or infinity in it")
 
 
-def _image(folder: Path) -> np.ndarray:
-    inpaints = read_json(folder / INDEX_FILE).get("_class_name") == "StableDiffusionInpaintPipeline"
+def _made_by_pipeline(folder: Path) -> np.ndarray:
+    kind = read_json(folder / INDEX_FILE).get("_class_name")
+    if kind == "SegmentationPipeline":
+        return _segmentation(folder)
+    return _image(folder, inpaints=kind == "StableDiffusionInpaintPipeline")
+
+
+def _segmentation(folder: Path) -> np.ndarray:
+    pipe = sd_pipeline.SegmentationPipeline.from_pretrained(folder, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    image = np.random.default_rng(0).random((*SEGMENTED_SIZE, pipe.unet.config["in_channels"]), dtype=np.float32)
+    output: Any = pipe(image)
+    return output.probabilities[0]
+
+
+def _image(folder: Path, inpaints: bool) -> np.ndarray:
     pipe_class = sd_pipeline.SDInpaintPipeline if inpaints else sd_pipeline.SDPipeline
     pipe = pipe_class.from_pretrained(folder, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

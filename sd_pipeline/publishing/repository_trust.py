@@ -74,6 +74,8 @@ def check_index(
     where, kind = f"{place}/{INDEX_FILE}", index.get("_class_name")
     if not isinstance(kind, str | None) and not trust_remote_code:
         raise RepositoryError(f"{where}: its pipeline is the code {kind!r}, which runs only if you {_ASK}")
+    if kind == "SegmentationPipeline":
+        raise RepositoryError(f"{where} is that of a {kind}: it segments images and makes none")
     facts = index.get(FACTS_KEY, {})
     own = facts.get("components", {}) if isinstance(facts, dict) else None
     if not isinstance(own, dict) or not all(_is_ours_or_absent(name, entry) for name, entry in own.items()):

@@ -178,6 +178,7 @@ def test_a_saved_network_is_the_same_in_a_fresh_process(tmp_path):
         ({"in_channels": 0}, "in_channels must be an integer of at least 1, got 0"),
         ({"num_classes": 1.5}, "num_classes must be an integer of at least 1, got 1.5"),
         ({"block_out_channels": ()}, "block_out_channels must have at least one level, got none"),
+        ({"block_out_channels": (1,) * 13}, "block_out_channels must have at most 12 levels, got 13"),
         ({"block_out_channels": (4, 0)}, "block_out_channels must be an integer of at least 1, got 0"),
         ({"dropout": 1.0}, "dropout must be in [0, 1), got 1.0"),
         ({"norm_type": "layer"}, "norm_type must be one of batch, group or null, got 'layer'"),

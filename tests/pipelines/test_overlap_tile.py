@@ -96,6 +96,16 @@ def test_tiles_of_five_levels(is_padded):
 
 
 @pytest.mark.parametrize("is_padded", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(1, 45), (39, 1), (9, 21)])
+def test_thin_and_small_images_at_the_depth_of_the_paper(height, width, is_padded):
+    model = network(5, is_padded)
+    image = picture(height, width)
+    tile_size = default_tile_size(20, 20, 5, is_padded)
+    expected = whole(model, image, overlap_tiling(tile_size, 5, is_padded).margin)
+    assert tiled(model, image, tile_size).sub(expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("is_padded", [False, True])
 def test_batch_normalisation_changes_nothing(is_padded):
     model = network(3, is_padded, norm_type="batch")
     image = picture(61, 47)

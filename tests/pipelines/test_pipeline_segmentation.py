@@ -21,6 +21,7 @@ from sd_pipeline.pipelines.segmentation_maps import connected_components, most_p
 from sd_pipeline.pipelines.segmentation_overlay import COLORS, outlines, overlay
 from tests.pictures import levels, picture
 from tests.pipelines.conftest import quiet
+from tests.publishing.canary import canary
 from tests.publishing.hub_pushes import hub
 from tests.source_files import ROOT
 
@@ -316,6 +317,18 @@ def edit_index(folder: Path, **values) -> None:
     (folder / "model_index.json").write_text(json.dumps({**index, **values}))
 
 
+def edit_config(folder: Path, **values) -> None:
+    config = json.loads((folder / "unet/config.json").read_text())
+    (folder / "unet/config.json").write_text(json.dumps({**config, **values}))
+
+
+def move_weights(folder: Path) -> None:
+    """Have an index of shards name a file elsewhere."""
+    shutil.move(folder / WEIGHTS, folder.parent / "elsewhere.safetensors")
+    index = {"metadata": {}, "weight_map": {"conv_out.bias": "../../elsewhere.safetensors"}}
+    (folder / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
+
+
 def flip(path: Path) -> None:
     weights = load_file(path)
     weights["conv_out.bias"] += 1
@@ -337,10 +350,22 @@ WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
         (lambda folder: edit_index(folder, _class_name="DDPMPipeline"), "`_class_name` is 'DDPMPipeline'"),
         (lambda folder: edit_index(folder, _class_name=["code", "Pipe"]), "allowed: 'SegmentationPipeline'"),
         (lambda folder: edit_index(folder, unet=["os", "system"]), r"`unet` is \['os', 'system'\]; allowed"),
+        (lambda folder: edit_index(folder, unet=["sd_pipeline", "SDUNet2DConditionModel"]), "`unet` is .*allowed"),
+        (lambda folder: edit_index(folder, unet=["diffusers", "SegmentationUNet"]), "`unet` is .*; allowed"),
+        (lambda folder: edit_index(folder, helper=["os", "system"]), "with a `helper` cannot be used here"),
+        (lambda folder: edit_index(folder, **{"../unet": ["os", "system"]}), r"with a `\.\./unet` cannot be used"),
+        (lambda folder: edit_index(folder, _sd_pipeline=["x"]), "`_sd_pipeline` is .*does not write"),
+        (lambda folder: edit_index(folder, _sd_pipeline={"sha256": ["x"]}), "allowed: digests by file"),
         (lambda folder: edit_index(folder, class_names=["one"]), "`class_names` is .* a list of 3 names"),
         (lambda folder: edit_index(folder, image_std=0), "`image_std` is 0; it must be a positive number"),
         (lambda folder: (folder / "unet/code.py").write_text(""), "code.py is code"),
         (lambda folder: (folder / "unet/config.json").write_text('{"auto_map": {"a": "b"}}'), "asks for code"),
+        (lambda folder: edit_config(folder, block_out_channels=[10**6, 10**6]), "block_out_channels` is"),
+        (lambda folder: edit_config(folder, block_out_channels=[4] * 500), "asks for 500 layers"),
+        (lambda folder: edit_config(folder, num_classes=10**12), "`num_classes` is 1000000000000"),
+        (lambda folder: edit_config(folder, in_channels="one"), "unet/config.json"),
+        (lambda folder: edit_config(folder, norm_type="os.system"), "norm_type must be one of"),
+        (lambda folder: move_weights(folder), "names '../../elsewhere.safetensors'; allowed"),
         (lambda folder: (folder / WEIGHTS).unlink(), "diffusion_pytorch_model.safetensors is missing"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"no weights"), "not a safetensors file|truncated"),
         (lambda folder: flip(folder / WEIGHTS), "is damaged or was exchanged"),
@@ -352,6 +377,14 @@ def test_damaged_and_hostile_repositories_are_refused_in_one_line(damage, messag
     with pytest.raises(ValueError, match=message) as raised:
         SegmentationPipeline.from_pretrained(copy)
     assert "\n" not in str(raised.value)
+
+
+def test_a_pickle_beside_the_weights_is_not_read(copy, tmp_path):
+    for name in ("diffusion_pytorch_model.bin", "pytorch_model.bin", "model.ckpt"):
+        (copy / "unet" / name).write_bytes(canary(tmp_path / "mark"))
+    pipe = SegmentationPipeline.from_pretrained(copy)
+    assert not (tmp_path / "mark").exists()
+    assert torch.equal(pipe.unet.conv_out.bias, load_file(copy / WEIGHTS)["conv_out.bias"])
 
 
 def test_pickles_are_never_read(copy):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sd_pipeline import SDInpaintPipeline, SDPipeline
+from sd_pipeline import SDInpaintPipeline, SDPipeline, SegmentationPipeline, SegmentationUNet
 from sd_pipeline.publishing import fresh_process
 from sd_pipeline.publishing.fresh_process import check_in_fresh_process, use_once
 from sd_pipeline.publishing.manifest import write_manifest
@@ -57,6 +57,27 @@ def test_images_that_are_not_finite_and_other_models(tmp_path):
         use_once(tmp_path)
     with pytest.raises(RepositoryError, match=r"config.json is of 'UNet2DConditionModel'; allowed: AutoencoderKL"):
         use_once(tmp_path / "unet")
+
+
+def segmentation_pipeline(in_channels: int = 1, is_padded: bool = False) -> SegmentationPipeline:
+    return SegmentationPipeline(unet=SegmentationUNet(in_channels, 3, (4, 6), is_padded=is_padded))
+
+
+@pytest.mark.parametrize("in_channels", [1, 3, 5])
+@pytest.mark.parametrize("is_padded", [False, True])
+def test_segmentation_pipelines_are_used(tmp_path, in_channels, is_padded):
+    segmentation_pipeline(in_channels, is_padded).save_pretrained(tmp_path)
+    use_once(tmp_path)
+
+
+@pytest.mark.parametrize("weight", [float("nan"), 3e38])
+def test_segmentations_that_are_not_finite(tmp_path, weight):
+    """Weights that are finite and overflow too."""
+    pipe = segmentation_pipeline()
+    torch.nn.init.constant_(pipe.unet.down_blocks[0].conv1.weight, weight)
+    pipe.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="`unet` gives logits that are NaN or infinite"):
+        use_once(tmp_path)
 
 
 def test_environment_has_no_token_and_no_network(monkeypatch):

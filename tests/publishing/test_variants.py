@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from safetensors.torch import load_file, save_file
 
-from sd_pipeline import SDPipeline
+from sd_pipeline import SDPipeline, SegmentationPipeline, SegmentationUNet
 from sd_pipeline.publishing.repository import export_pipeline
 from sd_pipeline.publishing.repository_files import RepositoryError
 from sd_pipeline.publishing.variants import add_fp16_variant
@@ -71,3 +72,26 @@ def test_models_of_pixels_and_of_shards(tmp_path):
     SDPipeline(**tiny_components()).save_pretrained(tmp_path / "shards", max_shard_size="200KB")
     with pytest.raises(RepositoryError, match=r"unet has its weights in \d files"):
         add_fp16_variant(tmp_path / "shards")
+
+
+@pytest.mark.parametrize("norm_type", [None, "batch"])
+def test_segmentation_in_half_precision(tmp_path, norm_type):
+    torch.manual_seed(0)
+    unet = SegmentationUNet(1, 2, (4, 6), norm_type=norm_type)
+    SegmentationPipeline(unet=unet, image_mean=0.5, image_std=0.25).save_pretrained(tmp_path)
+    (written,) = add_fp16_variant(tmp_path)
+    assert written == tmp_path / "unet/diffusion_pytorch_model.fp16.safetensors"
+    half = SegmentationPipeline.from_pretrained(tmp_path, variant="fp16", dtype=torch.float16)
+    whole = SegmentationPipeline.from_pretrained(tmp_path)
+    assert (half.unet.dtype, whole.unet.dtype) == (torch.float16, torch.float32)
+    image = np.random.default_rng(0).integers(0, 256, (40, 50), dtype=np.uint8)
+    results = []
+    for pipe in (half, whole):
+        pipe.set_progress_bar_config(disable=True)
+        results.append(pipe(image).probabilities[0])
+    np.testing.assert_allclose(*results, atol=0.01)
+    content = bytearray(written.read_bytes())
+    content[-1] ^= 1
+    written.write_bytes(content)
+    with pytest.raises(RepositoryError, match=r"fp16.safetensors is damaged or was exchanged"):
+        SegmentationPipeline.from_pretrained(tmp_path, variant="fp16")
