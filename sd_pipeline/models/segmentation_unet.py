@@ -19,6 +19,9 @@ from sd_pipeline.stock_weights import SafetensorsMixin
 
 NORM_TYPES = ("batch", "group")
 
+SMALL_MAP = 20_480
+"""Numbers in a feature map up to which torch has another routine for it, if there is no second one."""
+
 MAX_LEVELS = 12
 """Each doubles the side of the smallest image, which of a stranger's model shall not be beyond all memory."""
 
@@ -95,7 +98,7 @@ class SegmentationUNet(SafetensorsMixin, ModelMixin, ConfigMixin):  # type: igno
         self.pool = nn.MaxPool2d(2)
         self.drop = nn.Dropout(dropout)
         levels = list(pairwise(widths))[::-1]
-        self.upsamplers = nn.ModuleList(nn.ConvTranspose2d(below, width, 2, stride=2) for width, below in levels)
+        self.upsamplers = nn.ModuleList(UpConvolution(below, width, 2, stride=2) for width, below in levels)
         self.up_blocks = nn.ModuleList(DoubleConvolution(2 * width, width, *shared) for width, _ in levels)
         self.conv_out = nn.Conv2d(widths[0], num_classes, 1)
         self.apply(initialise)
@@ -148,15 +151,40 @@ class DoubleConvolution(nn.Module):
         super().__init__()
         # A normalisation takes the mean away, and what a bias adds with it.
         bias = norm_type is None
-        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=padding, bias=bias)
+        self.conv1 = Convolution(in_channels, out_channels, 3, padding=padding, bias=bias)
         self.norm1 = _norm(out_channels, norm_type, norm_num_groups)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=padding, bias=bias)
+        self.conv2 = Convolution(out_channels, out_channels, 3, padding=padding, bias=bias)
         self.norm2 = _norm(out_channels, norm_type, norm_num_groups)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Map `(batch_size, in_channels, height, width)` to `(batch_size, out_channels, height - 4, width - 4)`."""
         hidden_states = torch.relu(self.norm1(self.conv1(hidden_states)))
         return torch.relu(self.norm2(self.conv2(hidden_states)))
+
+
+class Convolution(nn.Conv2d):
+    """A convolution that rounds a pixel alike in images of all sizes, so that tiles change nothing.
+
+    On CPUs torch computes a single small feature map by another routine than larger ones or several.
+    """
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Convolve; see `torch.nn.Conv2d`."""
+        return super().forward(_in_company(input))[: len(input)]
+
+
+class UpConvolution(nn.ConvTranspose2d):
+    """An up-convolution that rounds as `Convolution` does."""
+
+    def forward(self, input: torch.Tensor, output_size: list[int] | None = None) -> torch.Tensor:
+        """Convolve; see `torch.nn.ConvTranspose2d`."""
+        return super().forward(_in_company(input), output_size)[: len(input)]
+
+
+def _in_company(feature_maps: torch.Tensor) -> torch.Tensor:
+    """Give a feature map that is small and alone a second time."""
+    is_alone = len(feature_maps) == 1 and feature_maps.numel() <= SMALL_MAP and feature_maps.device.type == "cpu"
+    return feature_maps.expand(2, -1, -1, -1) if is_alone else feature_maps
 
 
 def centre_crop(skipped: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:

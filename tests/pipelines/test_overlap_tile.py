@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from sd_pipeline import SegmentationUNet
+from sd_pipeline import SegmentationPipeline, SegmentationUNet
 from sd_pipeline.models.segmentation_sizes import input_size, margin
 from sd_pipeline.pipelines.overlap_tile import (
     cut_tile,
@@ -18,6 +18,7 @@ from sd_pipeline.pipelines.overlap_tile import (
     overlap_tiling,
     predict_image,
 )
+from sd_pipeline.pipelines.segmentation_inputs import read_images, standardise
 
 SIZES = [(1, 1), (1, 17), (7, 3), (61, 47), (20, 83)]
 
@@ -131,13 +132,10 @@ def test_tiles_off_the_grid_would_change_the_result():
 
 @pytest.mark.parametrize("is_padded", [False, True])
 def test_tiles_in_single_precision(is_padded):
-    """With logits of about 1, as of a network that is not sure, rounding stays below 1e-6 too."""
     model = network(3, is_padded).float()
     image = picture(61, 47).float()
     tile_size = tile_sizes(3, is_padded)[1]
     border = overlap_tiling(tile_size, 3, is_padded).margin
-    with torch.no_grad():
-        model.conv_out.weight /= 20
     assert tiled(model, image, tile_size).sub(whole(model, image, border)).abs().max() < 1e-6
 
 
@@ -238,3 +236,28 @@ def test_memory_is_that_of_a_tile(is_padded):
     assert storages.sizes.pop(result.data_ptr()) == result.nbytes() == 3 * 1500 * 1300 * 4
     storages.sizes.pop(image.untyped_storage().data_ptr(), None)
     assert max(storages.sizes.values()) <= feature_map
+
+
+@pytest.mark.parametrize(
+    ("block_out_channels", "height", "width"),
+    [((16, 32), 62, 125), ((8, 16, 32), 179, 149), ((8, 16, 32, 64), 89, 150), ((4, 8, 16, 16, 16), 70, 193)],
+)
+def test_float32_rounds_a_pixel_alike_in_tiles_and_in_the_whole_mirrored_image(block_out_channels, height, width):
+    """The network itself, given the whole image with its mirrored margin, is the yardstick."""
+    torch.manual_seed(height)
+    num_levels = len(block_out_channels)
+    unet = SegmentationUNet(block_out_channels=block_out_channels).eval()
+    pipe = SegmentationPipeline(unet=unet)
+    pipe.set_progress_bar_config(disable=True)
+    image = np.random.default_rng(width).integers(0, 256, (height, width), dtype=np.uint8)
+    lost = margin(num_levels)
+    pads = [(lost, input_size(side, num_levels) - side - lost) for side in (height, width)]
+    mirrored = np.pad(standardise(read_images(image, 1)[0], None, None)[0].numpy(), pads, mode="reflect")
+    with torch.no_grad():
+        logits = unet(torch.from_numpy(mirrored)[None, None]).logits
+    whole = logits.softmax(dim=1)[0, :, :height, :width].numpy()
+    for tile_output in (20, 64):
+        tile_size = input_size(tile_output, num_levels)
+        for batch_size in (1, 3):
+            found = pipe(image, tile_size=tile_size, batch_size=batch_size).probabilities[0]
+            np.testing.assert_allclose(found, whole, rtol=0, atol=1e-6)
