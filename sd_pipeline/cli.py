@@ -110,7 +110,8 @@ def _read(name: str, value: Any) -> Any:
         return value
     from PIL import Image
 
-    with Image.open(value) as picture:
+    # Not by its path, which turned TIFFs are read wrongly by; see `image_pages`.
+    with value.open("rb") as file, Image.open(file) as picture:
         picture.load()
         return picture
 

@@ -86,12 +86,13 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, int]]:
     with warnings.catch_warnings():
         # Of a damaged file the error tells enough.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")
-        try:
-            picture = Image.open(path)
-            num_pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
-        except Exception as error:  # A damaged header can raise anything.
-            raise ValueError(f"{path} is not an image, or damaged: {_first_line(error)}") from error
-        with picture:
+        # Not by its path: Pillow maps an uncompressed TIFF into memory then, in the wrong shape if it lies on its side.
+        with path.open("rb") as file:
+            try:
+                picture = Image.open(file)
+                num_pages = getattr(picture, "n_frames", 1) if picture.format == "TIFF" else 1
+            except Exception as error:  # A damaged header can raise anything.
+                raise ValueError(f"{path} is not an image, or damaged: {_first_line(error)}") from error
             yield picture, num_pages
 
 

@@ -528,3 +528,13 @@ def test_overlays_that_cannot_be_made(instances, message):
         overlay(np.zeros((4, 4), np.uint8), instances)
     with pytest.raises(ValueError, match="`image` is 'a list'; it must be one image"):
         overlay([np.zeros((4, 4), np.uint8)], np.zeros((4, 4), np.int32))
+
+
+def test_a_tiff_that_lies_on_its_side_is_read_upright(tmp_path):
+    """Pillow maps uncompressed TIFFs into memory when it is given a path, in the shape that they have when upright."""
+    image = np.random.default_rng(0).integers(0, 256, (7, 12), dtype=np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned by 90 degrees clockwise.
+    Image.fromarray(image).save(tmp_path / "turned.tif", exif=exif)
+    read = read_images(tmp_path / "turned.tif", 1)[0][0].numpy() * 255
+    np.testing.assert_allclose(read, np.rot90(image, -1), atol=1e-4)
