@@ -86,7 +86,7 @@ def _opened(path: Path) -> Iterator[tuple[Image.Image, int]]:
     with warnings.catch_warnings():
         # Of a damaged file the error tells enough.
         warnings.filterwarnings("ignore", category=UserWarning, module="PIL.TiffImagePlugin")
-        # Not by its path: Pillow maps an uncompressed TIFF into memory then, in the wrong shape if it lies on its side.
+        # Not by its path: Pillow then maps an uncompressed TIFF into memory, in a wrong shape if it lies on its side.
         with path.open("rb") as file:
             try:
                 picture = Image.open(file)
