@@ -73,7 +73,8 @@ def release(options: argparse.Namespace) -> None:
     refuse_foreign_folder(options.output)
     run = RunFolder(options.run)
     if run.record("diffusion") is None:
-        raise ValueError(f"--run {options.run}: holds no finished model; allowed: the output_dir of a finished run")
+        allowed = "the output_dir of a finished run whose last stage is diffusion"
+        raise ValueError(f"--run {options.run}: holds no finished model; allowed: {allowed}")
     config = read_yaml(run.config_file)
     prompts = options.prompt or config.get("evaluation", {}).get("validation_prompts")
     if not prompts:
