@@ -23,10 +23,10 @@ import yaml
 from PIL import Image
 
 from sd_pipeline import SegmentationPipeline
-from sd_pipeline.pipelines.segmentation_overlay import overlay
+from sd_pipeline.label_maps import outlines
 from training.data.cells import CellsSource
 from training.evaluation.contact_sheet import Print, contact_sheet
-from training.evaluation.instance_metrics import merged_neighbours
+from training.evaluation.instance_metrics import merged_neighbours, overlap_table
 from training.evaluation.suite import aligned
 
 ROOT = Path(__file__).parents[1]
@@ -40,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 COMPARED = ("no-border-weights", "full")
 NUM_SHOWN = 3
+RED, BLUE = np.array([213.0, 60.0, 0.0]), np.array([86.0, 180.0, 233.0])
 MEASURES = {
     "seg": "SEG",
     "merged_neighbours": "touching cells found as one",
@@ -111,25 +112,33 @@ def table(place: Path) -> str:
 
 
 def picture(place: Path, seed: int) -> Image.Image:
-    """Show what border weights do: the same parts of the first fresh images, without and with them."""
+    """Show what border weights do: the first fresh images, without and with them; red is what holds several cells."""
     source, rows = CellsSource("test", NUM_SHOWN, 0), []
     pipes = [SegmentationPipeline.from_pretrained(place / f"{name}-{seed}" / "pipeline") for name in COMPARED]
     for number in range(NUM_SHOWN):
-        image, truth = np.asarray(source.image(number)), source.labels(number)
-        rows.append(Print(_shown(image, truth), f"image {number}: the true cells"))
+        image, truth = source.image(number), source.labels(number)
+        rows.append(Print(_shown(image, truth, truth), f"image {number}: the true cells"))
         for pipe, name in zip(pipes, COMPARED, strict=True):
             pipe.set_progress_bar_config(disable=True)
             output: Any = pipe(image)
             found = output.instances[0]
             merged = merged_neighbours(found, truth)
-            rows.append(Print(_shown(image, found), f"{name}: {merged:.1%} of touching cells as one"))
-    return contact_sheet([("Touching cells without and with border weights", rows)], columns=1 + len(pipes), side=320)
+            rows.append(Print(_shown(image, found, truth), f"{name}: {merged:.1%} of touching cells as one"))
+    title = "Without and with border weights; red: several cells found as one"
+    return contact_sheet([(title, rows)], columns=1 + len(pipes), side=320)
 
 
-def _shown(image: np.ndarray, instances: np.ndarray) -> Image.Image:
-    """Enlarge the middle of an image with its cells coloured."""
-    middle = (slice(64, 192), slice(64, 192))
-    return overlay(image[middle], instances[middle]).resize((320, 320), Image.Resampling.NEAREST)
+def _shown(image: np.ndarray, found: np.ndarray, truth: np.ndarray) -> Image.Image:
+    """Colour objects, those red that cover more than half of several true cells."""
+    table = overlap_table(found, truth).tocoo()
+    row, column = table.coords
+    is_most = (2 * table.data > np.bincount(row, table.data)[row]) & (row > 0) & (column > 0)
+    numbers = np.unique(found[found > 0])
+    holds_several = numbers[np.bincount(column[is_most], minlength=len(numbers) + 1)[1:] > 1]
+    color = np.where(np.isin(found, holds_several)[..., None], RED, BLUE)
+    opacity = np.where(outlines(found), 1.0, 0.35)[..., None] * (found > 0)[..., None]
+    blended = image[..., None] + (color - image[..., None]) * opacity
+    return Image.fromarray(blended.round().astype(np.uint8)).resize((320, 320), Image.Resampling.LANCZOS)
 
 
 if __name__ == "__main__":
