@@ -84,8 +84,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def build_task(config: TrainConfig) -> TimedTask:
     """Build the diffusion stage with a text encoder and an autoencoder that have learned nothing."""
-    arguments: dict[str, Any] = {**dataclasses.asdict(config.data), "seed": config.seed}
-    del arguments["dataloader_num_workers"]
+    arguments: dict[str, Any] = {**config.data.captioned(), "seed": config.seed}
     dataset = load_captioned_images("train", **arguments)
     tokenizer = TextEncoderTask(config, dataset, None).tokenizer
     frozen = FrozenModels(tokenizer, build_text_model(config.text_encoder, tokenizer), build_vae(config))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from training.data.catalogue import load_captioned_images
 from training.data.held_out_draws import VALIDATION_IMAGES
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ComparedData:
     """Images, and how they are told of.
 
@@ -63,8 +63,7 @@ def compared_data(options: argparse.Namespace, pipe: SDBasePipeline) -> Compared
     seed = 0 if run is None else run.get("seed", 0)
     if run is not None and options.dataset_split == "validation":
         _check_held_out(options, block, seed)
-    arguments = dataclasses.asdict(DataConfig(**block))
-    del arguments["dataloader_num_workers"]
+    arguments = DataConfig(**block).captioned()
     dataset = load_captioned_images(options.dataset_split, **arguments, seed=seed).squares()
     if len(dataset) < 2:
         raise ValueError(

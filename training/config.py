@@ -7,7 +7,7 @@ reading, writing and comparing configurations is in `config_io.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,6 +119,11 @@ class DataConfig:
         is_made = self.dataset in ("digits", "shapes", "emoji", "cells")
         allowed = f"false for {self.dataset}, whose images are made or loaded whole"
         require(not (self.streaming and is_made), "data.streaming", self.streaming, allowed)
+
+    def captioned(self) -> dict[str, Any]:
+        """Return the keys that say which captioned images there are, without those of labels and of loading."""
+        others = ("dataloader_num_workers", "label_column", "label_type")
+        return {key: value for key, value in asdict(self).items() if key not in others}
 
 
 @dataclass(frozen=True)

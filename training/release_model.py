@@ -23,6 +23,7 @@ from sd_pipeline import SDPipeline
 from sd_pipeline.argument_parser import ArgumentParser
 from sd_pipeline.publishing.repository import export_pipeline, refuse_foreign_folder
 from sd_pipeline.samplers import SCHEDULERS, use_scheduler
+from training.config import DataConfig
 from training.config_io import read_yaml
 from training.data.captioned_images import CaptionedImages
 from training.data.catalogue import load_captioned_images
@@ -117,9 +118,8 @@ def training_images(config: Mapping[str, Any], file: Path) -> tuple[CaptionedIma
     Raises:
         ValueError: If they are not there any more. (The card tells how near the samples are to them.)
     """
-    arguments = {**config["data"], "seed": config["seed"]}
-    arguments.pop("dataloader_num_workers", None)
     try:
+        arguments = {**DataConfig(**config["data"]).captioned(), "seed": config["seed"]}
         train, held_out = (load_captioned_images(split, **arguments) for split in ("train", "validation"))
     except (DataError, TypeError) as error:
         raise ValueError(f"{file}: its training images cannot be read: {error}") from error

@@ -46,9 +46,7 @@ def load_data(config: TrainConfig) -> tuple[TrainingImages, TrainingImages | Non
 
 def load_captions(config: TrainConfig) -> tuple[CaptionedImages, CaptionedImages]:
     """Load captioned images, and those that are held out."""
-    arguments = {**dataclasses.asdict(config.data), "seed": config.seed}
-    for name in ("dataloader_num_workers", "label_column", "label_type"):
-        del arguments[name]
+    arguments = {**config.data.captioned(), "seed": config.seed}
     return load_captioned_images("train", **arguments), load_captioned_images("validation", **arguments)
 
 

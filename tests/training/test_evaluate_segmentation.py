@@ -78,7 +78,7 @@ def test_a_folder_and_the_card(model, separated_cells, tmp_path):
     assert leaks(card.encode(), [str(tmp_path), str(separated_cells.parent)]) == []
     assert card.count("### segmentation") == 1
     entries = ModelCard(card).data.eval_results
-    kinds = ["mean_iou", "pixel_error", "seg", "ap_50", "rand_error", "warping_error"]
+    kinds = ["mean_iou", "pixel_error", "seg", "merged_neighbours", "ap_50", "rand_error", "warping_error"]
     assert [entry.metric_type for entry in entries] == kinds
     for entry in entries:
         assert entry.metric_value == pytest.approx(results["measures"][entry.metric_type]["mean"], rel=1e-3)
