@@ -4,10 +4,12 @@ Files that take minutes come first: begun last, one of them would keep one proce
 """
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import pytest
 import torch
 
 torch.set_num_threads(1)
@@ -32,3 +34,16 @@ LONGEST = [
 def pytest_collection_modifyitems(items):
     places = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.name, len(places)))
+
+
+@pytest.fixture
+def quiet_libraries() -> Iterator[None]:
+    """A command sets what libraries say; other tests look at what they say."""
+    import diffusers
+    import transformers
+
+    verbosity = diffusers.utils.logging.get_verbosity()
+    yield
+    diffusers.utils.logging.set_verbosity(verbosity)
+    diffusers.utils.logging.enable_progress_bar()
+    transformers.utils.logging.enable_progress_bar()

@@ -17,6 +17,8 @@ from tests.components import tiny_components, tiny_scheduler, tiny_unconditional
 
 PROMPT = "a red circle"
 
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
@@ -24,19 +26,6 @@ def model(tmp_path_factory) -> str:
     pipe = SDPipeline(**tiny_components(), recommended_call={"num_inference_steps": 2, "guidance_scale": 3.0})
     pipe.save_pretrained(folder)
     return str(folder)
-
-
-@pytest.fixture(autouse=True)
-def _quiet_libraries():
-    """The command line sets what libraries say; other tests look at what they say."""
-    import diffusers
-    import transformers
-
-    verbosity = diffusers.utils.logging.get_verbosity()
-    yield
-    diffusers.utils.logging.set_verbosity(verbosity)
-    diffusers.utils.logging.enable_progress_bar()
-    transformers.utils.logging.enable_progress_bar()
 
 
 def generate(model: str, output: Path, *arguments: str) -> int:

@@ -22,18 +22,7 @@ from tests.source_files import ROOT
 
 KINDS = ["instances.png", "labels.png", "overlay.png"]
 
-
-@pytest.fixture(autouse=True)
-def _quiet_libraries():
-    """The command sets what libraries say; other tests look at what they say."""
-    import diffusers
-    import transformers
-
-    verbosity = diffusers.utils.logging.get_verbosity()
-    yield
-    diffusers.utils.logging.set_verbosity(verbosity)
-    diffusers.utils.logging.enable_progress_bar()
-    transformers.utils.logging.enable_progress_bar()
+pytestmark = pytest.mark.usefixtures("quiet_libraries")
 
 
 def save_model(folder: Path, num_classes: int = 3) -> str:

@@ -29,13 +29,13 @@ from training.evaluation.reconstruction import reconstruct
 from training.release.card_sections import (
     curve_section,
     memorisation_section,
-    reconstructions_section,
+    pairs_section,
     samples_section,
 )
 from training.release.component_card import component_metadata, measured_text, text_encoder_origin, vae_use
 from training.release.run_card import FinishedRun, last_validation, results_to_come, used_config
 from training.release.samples import beside, generate_samples
-from training.release.segmentation_card import network_fields, overlays_section
+from training.release.segmentation_card import network_fields
 from training.tasks.autoencoder import AutoencoderTask
 from training.tasks.diffusion import DiffusionTask
 from training.tasks.inpainting import holed_pictures
@@ -170,7 +170,8 @@ class CardMaker:
             squares = images.squares()
             pixels = torch.stack([squares[n]["pixel_values"] for n in range(min(_PAIRS, len(squares)))])
             pairs = zip(map(to_picture, pixels), map(to_picture, reconstruct(task.vae, pixels)), strict=True)
-            return reconstructions_section(folder, list(pairs), of_what)
+            told = f"Above, {of_what}; below, their reconstructions."
+            return pairs_section(folder, list(pairs), ("images", "reconstructions"), 120, told)
 
         config = task.vae.config
         return model_card(
@@ -220,7 +221,8 @@ class CardMaker:
         def overlays() -> str:
             pipe, numbers = task.pipeline(), range(min(_OVERLAYS, len(images)))
             pairs = [(plain(image), overlay(image, segment(pipe, image)[1])) for image in map(images.image, numbers)]
-            return overlays_section(folder, pairs, of_what)
+            told = f"Above, {of_what}; below, what the network finds in them."
+            return pairs_section(folder, pairs, ("images", "objects found"), 200, told)
 
         return model_card(
             CARDS / "segmentation.md",

@@ -15,17 +15,8 @@ from torch import nn
 from benchmarks.kernel_counts import Work, work_of, work_of_unet
 from sd_pipeline import SDUNet2DConditionModel
 from sd_pipeline.models.resnet_block import ResnetBlock2D, skip_divisions_by_one
+from tests.models.test_unet_2d_condition import TINY
 
-TINY: dict[str, Any] = {
-    "sample_size": 8,
-    "block_out_channels": (16, 32),
-    "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
-    "layers_per_block": 1,
-    "cross_attention_dim": 16,
-    "attention_head_dim": 4,
-    "norm_num_groups": 8,
-}
 UNCONDITIONAL = {
     **TINY,
     "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),

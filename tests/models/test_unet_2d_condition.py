@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from diffusers.models.attention_processor import AttnAddedKVProcessor2_0, AttnPr
 from sd_pipeline import SDUNet2DConditionModel
 from sd_pipeline.models.unet_2d_condition import SDAttnProcessor
 
-TINY = {
+TINY: dict[str, Any] = {
     "sample_size": 8,
     "block_out_channels": (16, 32),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),

@@ -13,8 +13,8 @@ from PIL import Image
 from tests.secrets import leaks
 from tests.training.evaluation.thresholding import thresholding_pipeline
 from tests.training.test_evaluate_model import evaluated_by_two
-from training.data.cell_scenes import separated
 from training.data.cells import CellsSource
+from training.data.label_rules import separated
 from training.evaluate_model import main
 
 CARD = "---\nlicense: mit\n---\n# mine\n\n## Results\n\nNothing has been measured yet.\n"

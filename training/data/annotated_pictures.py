@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import distance_transform_edt, label
 
-from training.data.cell_scenes import separated
+from training.data.label_rules import separated
 
 _LEAST_PIXELS = 30
 _GROWTH = 2.5

@@ -97,30 +97,6 @@ def _micrograph(rng: np.random.Generator, instances: np.ndarray) -> np.ndarray:
     return (255 * noisy.clip(0, 1)).round().astype(np.uint8)
 
 
-def separated(instances: np.ndarray) -> np.ndarray:
-    """Give the classes of pixels, 1 in cells, with a line of background between cells that touch.
-
-    Ronneberger et al. (2015) introduce such borders, so that what is connected is one cell.
-
-    Args:
-        instances (`np.ndarray` of shape `(height, width)`): Integers; 0 is background.
-
-    Returns:
-        `np.ndarray` of this shape, uint8: 0 or 1.
-    """
-    foreground = instances > 0
-    # The pixels on both sides of where two cells meet, but none that meet background only.
-    apart = np.zeros(instances.shape, dtype=bool)
-    for axis in (0, 1):
-        first, second = [slice(None)] * 2, [slice(None)] * 2
-        first[axis], second[axis] = slice(None, -1), slice(1, None)
-        one, other = instances[tuple(first)], instances[tuple(second)]
-        meet = (one != other) & (one > 0) & (other > 0)
-        apart[tuple(first)] |= meet
-        apart[tuple(second)] |= meet
-    return (foreground & ~apart).astype(np.uint8)
-
-
 def _clouds(rng: np.random.Generator, shape: tuple[int, ...], sigma: float) -> np.ndarray:
     """Draw smooth noise of unit variance."""
     noise = gaussian_filter(rng.standard_normal(shape), sigma, mode="reflect")

@@ -80,3 +80,40 @@ class LabelRules:
         objects = np.count_nonzero(numbers)
         has_background = objects < len(numbers) or objects > 1
         return ({0} if has_background else set()) | ({1} if objects else set())
+
+
+def separated(instances: np.ndarray) -> np.ndarray:
+    """Give the classes of pixels, 1 in cells, with a line of background between cells that touch.
+
+    Ronneberger et al. (2015) introduce such borders, so that what is connected is one cell.
+
+    Args:
+        instances (`np.ndarray` of shape `(height, width)`): Integers; 0 is background.
+
+    Returns:
+        `np.ndarray` of this shape, uint8: 0 or 1.
+    """
+    foreground = instances > 0
+    # The pixels on both sides of where two cells meet, but none that meet background only.
+    apart = np.zeros(instances.shape, dtype=bool)
+    for axis in (0, 1):
+        first, second = [slice(None)] * 2, [slice(None)] * 2
+        first[axis], second[axis] = slice(None, -1), slice(1, None)
+        one, other = instances[tuple(first)], instances[tuple(second)]
+        meet = (one != other) & (one > 0) & (other > 0)
+        apart[tuple(first)] |= meet
+        apart[tuple(second)] |= meet
+    return (foreground & ~apart).astype(np.uint8)
+
+
+def pixel_classes(labels: np.ndarray, label_type: str) -> np.ndarray:
+    """Tell the classes that a network is to find.
+
+    Args:
+        labels (`np.ndarray` of shape `(height, width)`): Integers, as `LabelRules.apply` gives them.
+        label_type (`str`): Of `LABEL_TYPES`. Instances that touch get a line of background between them.
+
+    Returns:
+        `np.ndarray` of this shape, integers.
+    """
+    return separated(labels) if label_type == "instances" else labels

@@ -22,6 +22,7 @@ from training.data.splits import (
     check_split,
     held_out_indices,
     name_of_train_split,
+    refuse_for_folder,
     refuse_fraction,
     refuse_options,
 )
@@ -151,12 +152,10 @@ def find_labelled_splits(
     """
     folder = Path(dataset).expanduser()
     if folder.is_dir():
-        if dataset_revision is not None:
-            raise DataError(f"data.dataset_revision: {dataset_revision!r} given, but {dataset!r} is a folder")
+        refuse_for_folder(dataset, dataset_revision=dataset_revision)
         splits = _splits_of_folder(folder, label_column, rules, max_image_pixels)
-        if splits and dataset_config_name is not None:
-            raise DataError(f"data.dataset_config_name: {dataset_config_name!r} given, but {dataset!r} is a folder")
         if splits:
+            refuse_for_folder(dataset, dataset_config_name=dataset_config_name)
             return splits
         if is_bare(folder):
             raise DataError(f"data.dataset: {dataset!r} has images, but no labels; allowed: {_ALLOWED}")

@@ -80,6 +80,21 @@ def refuse_fraction(dataset: str, fraction: float) -> None:
         raise DataError(f"data.validation_fraction is {fraction}; allowed for {dataset!r}: 0 (it has held-out images)")
 
 
+def refuse_for_folder(dataset: str, **options: str | None) -> None:
+    """Refuse what only a data set on the Hub has.
+
+    Args:
+        dataset (`str`): Path of the folder.
+        options (`str`, *optional*): Keys of the `data` block that must not be given.
+
+    Raises:
+        DataError: If one is.
+    """
+    for key, value in options.items():
+        if value is not None:
+            raise DataError(f"data.{key}: {value!r} given, but {dataset!r} is a folder")
+
+
 def refuse_options(
     dataset: str, validation_fraction: float, dataset_revision: str | None, dataset_config_name: str | None
 ) -> None:

@@ -14,6 +14,7 @@ from training.data.dataset_rows import DatasetRowsSource
 from training.data.encoded_images import MAX_IMAGE_PIXELS, EncodedImageSource
 from training.data.errors import DataError
 from training.data.image_folder import IMAGE_SUFFIXES, ImageFolderSource, has_metadata
+from training.data.splits import refuse_for_folder
 
 TABLE_SUFFIXES = frozenset((".parquet", ".arrow", ".tar", ".zip"))
 
@@ -54,12 +55,10 @@ def find_splits(
     """
     folder = Path(dataset).expanduser()
     if folder.is_dir():
-        if dataset_revision is not None:
-            raise DataError(f"data.dataset_revision: {dataset_revision!r} given, but {dataset!r} is a folder")
+        refuse_for_folder(dataset, dataset_revision=dataset_revision)
         image_folders = _image_folders(folder)
-        if image_folders and dataset_config_name is not None:
-            raise DataError(f"data.dataset_config_name: {dataset_config_name!r} given, but {dataset!r} is a folder")
         if image_folders:
+            refuse_for_folder(dataset, dataset_config_name=dataset_config_name)
             return {
                 split: partial(ImageFolderSource, path, caption_column, max_image_pixels)
                 for split, path in image_folders.items()

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import bootstrap
 
 from sd_pipeline.pipelines.segmentation_maps import connected_components
-from training.data.cell_scenes import separated
+from training.data.label_rules import pixel_classes
 from training.evaluation.instance_metrics import (
     IOU_THRESHOLDS,
     average_precision,
@@ -49,9 +49,9 @@ def truth_of(labels: np.ndarray, label_type: str) -> Truth:
     Returns:
         `Truth`: The classes and the objects.
     """
-    if label_type == "instances":
-        return Truth(separated(labels), labels, True)
-    return Truth(labels, foreground_objects(labels), False)
+    are_instances = label_type == "instances"
+    objects = labels if are_instances else foreground_objects(labels)
+    return Truth(pixel_classes(labels, label_type), objects, are_instances)
 
 
 def foreground_objects(classes: np.ndarray) -> np.ndarray:

@@ -56,21 +56,25 @@ def samples_section(folder: Path, pictures: Sequence[Image.Image], captions: Seq
     )
 
 
-def reconstructions_section(folder: Path, pairs: Sequence[tuple[Image.Image, Image.Image]], of_what: str) -> str:
-    """Show images beside what the autoencoder makes of them.
+def pairs_section(
+    folder: Path, pairs: Sequence[tuple[Image.Image, Image.Image]], titles: tuple[str, str], side: int, told: str
+) -> str:
+    """Show images beside what a network makes of them.
 
     Args:
         folder (`Path`): Of the card.
-        pairs (sequence of two `PIL.Image.Image`): Image and reconstruction.
-        of_what (`str`): What the images are.
+        pairs (sequence of two `PIL.Image.Image`): Image and result.
+        titles (`tuple[str, str]`): Of the row of images and of the row of results.
+        side (`int`): Longer side of a picture on the page, in pixels.
+        told (`str`): A sentence about both rows.
 
     Returns:
         `str`: Markdown.
     """
-    rows = [[Print(pair[side], "") for pair in pairs] for side in (0, 1)]
-    page = contact_sheet(list(zip(("images", "reconstructions"), rows, strict=True)), columns=len(pairs), side=120)
+    rows = [[Print(pair[row], "") for pair in pairs] for row in (0, 1)]
+    page = contact_sheet(list(zip(titles, rows, strict=True)), columns=len(pairs), side=side)
     (folder / "samples.png").write_bytes(png(page))
-    return f"![Images and reconstructions](samples.png)\n\nAbove, {of_what}; below, their reconstructions."
+    return f"![{titles[0].capitalize()} and {titles[1]}](samples.png)\n\n{told}"
 
 
 def memorisation_section(

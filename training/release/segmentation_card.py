@@ -2,35 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-
-from PIL import Image
-
 from sd_pipeline.models.segmentation_unet import SegmentationUNet
 from sd_pipeline.publishing.model_card import markdown_table
 from training.config import SegmentationConfig
-from training.evaluation.contact_sheet import Print, contact_sheet
-from training.release.samples import png
-
-
-def overlays_section(folder: Path, pictures: Sequence[tuple[Image.Image, Image.Image]], of_what: str) -> str:
-    """Show images beside what the network finds in them.
-
-    Args:
-        folder (`Path`): Of the card.
-        pictures (sequence of two `PIL.Image.Image`): Image and overlay.
-        of_what (`str`): What the images are.
-
-    Returns:
-        `str`: Markdown.
-    """
-    rows = [[Print(pair[side], "") for pair in pictures] for side in (0, 1)]
-    page = contact_sheet(list(zip(("images", "found"), rows, strict=True)), columns=len(pictures), side=200)
-    (folder / "samples.png").write_bytes(png(page))
-    return (
-        f"![Images and what is found in them](samples.png)\n\nAbove, {of_what}; below, what the network finds in them."
-    )
 
 
 def network_fields(unet: SegmentationUNet, settings: SegmentationConfig, label_type: str) -> dict[str, str]:

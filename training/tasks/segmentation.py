@@ -21,6 +21,7 @@ from sd_pipeline import SegmentationPipeline, SegmentationUNet
 from sd_pipeline.pipelines.segmentation_overlay import overlay
 from sd_pipeline.publishing.repository import check_finite
 from training.config import TrainConfig
+from training.data.label_rules import pixel_classes
 from training.data.labelled_images import LabelledImages
 from training.data.labelled_source import LabelledSource
 from training.data.labelled_tiles import Augmentation
@@ -30,7 +31,6 @@ from training.tasks.parameter_groups import decay_matrices_only
 from training.tasks.segmentation_loss import weighted_cross_entropy
 from training.tasks.segmentation_model import (
     build_segmentation_unet,
-    classes_of,
     pixel_values_of,
     tile_size,
     weight_maps,
@@ -63,7 +63,7 @@ class SegmentationTask(WithoutAdversary):
         self.unet = build_segmentation_unet(config)
         self.model = SegmentationLoss(self.unet)
         settings, maps = config.segmentation, weight_maps(config)
-        to_classes = partial(classes_of, label_type=config.data.label_type)
+        to_classes = partial(pixel_classes, label_type=config.data.label_type)
         num_classes = self.unet.config["num_classes"]
         num_pixels = survey(source, maps, to_classes, num_classes)
         weights = class_balance(num_pixels) if settings.class_balance else np.ones(num_classes, dtype=np.float32)

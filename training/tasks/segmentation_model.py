@@ -13,7 +13,6 @@ from sd_pipeline.models.segmentation_sizes import output_size
 from sd_pipeline.pipelines.segmentation_inputs import read_images, standardise
 from sd_pipeline.pipelines.segmentation_maps import connected_components
 from training.config import ConfigError, TrainConfig
-from training.data.cell_scenes import separated
 from training.data.labelled_tiles import TileSize
 from training.tasks.components import build
 from training.tasks.weight_map_cache import WeightMapCache
@@ -74,17 +73,6 @@ def pixel_values_of(image: Any, in_channels: int) -> torch.Tensor:
         ValueError: If it cannot be used.
     """
     return standardise(read_images(image, in_channels)[0], None, None)
-
-
-def classes_of(labels: np.ndarray, label_type: str) -> np.ndarray:
-    """Tell the classes of pixels.
-
-    Args:
-        labels (`np.ndarray` of shape `(height, width)`): Integers.
-        label_type (`str`): `"instances"`, of which those that touch get a line of background between them, or
-            `"classes"`, which are what they are.
-    """
-    return separated(labels) if label_type == "instances" else labels
 
 
 def cells_of(labels: np.ndarray, label_type: str) -> np.ndarray:

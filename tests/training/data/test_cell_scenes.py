@@ -7,7 +7,8 @@ import pytest
 from scipy.ndimage import label
 
 from sd_pipeline.label_maps import outlines
-from training.data.cell_scenes import sample_cells, separated
+from training.data.cell_scenes import sample_cells
+from training.data.label_rules import separated
 
 
 @pytest.mark.parametrize("index", range(4))

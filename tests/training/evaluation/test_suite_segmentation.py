@@ -10,8 +10,8 @@ import pytest
 from scipy.ndimage import distance_transform_edt
 
 from tests.training.evaluation.thresholding import thresholding_pipeline
-from training.data.cell_scenes import separated
 from training.data.cells import CellsSource
+from training.data.label_rules import separated
 from training.evaluation.instance_metrics import seg_measure
 from training.evaluation.segmentation_report import shown_images
 from training.evaluation.segmentation_scores import foreground_objects, mean_of_images, scores_of, truth_of
