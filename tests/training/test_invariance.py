@@ -107,6 +107,7 @@ config = tiny_train_config(diffusion__unet=WITHOUT_TEXT, diffusion__cache_latent
 task = DiffusionTask(config, some_digits(8), FrozenModels())
 picture = task.validate(0).images["samples"]
 picture.save(Path(sys.argv[1]) / f"{accelerator.process_index}-of-{accelerator.num_processes}.png")
+accelerator.end_training()
 """
 
 
@@ -151,6 +152,7 @@ average.load_state_dict({**shifted, "optimization_step": torch.tensor(1)})
 with average.applied():
     assert all(torch.equal(tensor, before[name] + 2) for name, tensor in trained_tensors(task.model).items())
 assert all(torch.equal(tensor, before[name] + 1) for name, tensor in trained_tensors(task.model).items())
+accelerator.end_training()
 """
 
 

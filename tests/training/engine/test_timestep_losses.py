@@ -62,6 +62,7 @@ for name, mean in losses.means().items():
     first = int(name[6:9])
     expected = values[(timesteps >= first) & (timesteps < first + 100)].mean()
     assert abs(mean - float(expected)) < 1e-6, name
+accelerator.end_training()
 """
 
 

@@ -177,6 +177,7 @@ trainer.fit()
 weights = {**{f"vae/{k}": v for k, v in task.vae.state_dict().items()},
            **{f"discriminator/{k}": v for k, v in task.adversary.state_dict().items()}}
 torch.save(weights, folder / f"{accelerator.process_index}-of-{accelerator.num_processes}.pt")
+accelerator.end_training()
 """
 
 
