@@ -73,7 +73,7 @@ def test_import_direction(folder, forbidden):
 
 def test_the_configuration_imports_nothing_of_the_project():
     """Its files are one: the blocks of the stages, and the whole."""
-    names = ("stages", "autoencoder", "diffusion", "segmentation", "card", "hub")
+    names = ("stages", "autoencoder", "diffusion", "distillation", "segmentation", "evaluation", "card", "hub")
     blocks = tuple(f"training.config_{block}" for block in names)
     for file in ("config.py", *(f"config_{block}.py" for block in names)):
         imported = imports_of(ROOT / "training" / file)

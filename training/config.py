@@ -1,8 +1,9 @@
 """The configuration of a run: frozen dataclasses, validated as they are built. Imports nothing else of the project.
 
 One YAML file is one whole run, and its keys are the fields below. The blocks of the stages are in `config_stages.py`,
-`config_autoencoder.py`, `config_diffusion.py` and `config_segmentation.py`, that of the card is in `config_card.py`;
-reading, writing and comparing configurations is in `config_io.py`.
+`config_autoencoder.py`, `config_diffusion.py` (with `config_distillation.py`) and `config_segmentation.py`, the others
+in `config_evaluation.py`, `config_card.py` and `config_hub.py`; reading, writing and comparing configurations is in
+`config_io.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, Literal
 from training.config_autoencoder import AdversarialConfig, AutoencoderConfig, PerceptualConfig
 from training.config_card import CardConfig
 from training.config_diffusion import DiffusionConfig, LoraConfig
+from training.config_distillation import DistillationConfig
+from training.config_evaluation import EvaluationConfig, sampling_of_student
 from training.config_hub import HubConfig
 from training.config_segmentation import SegmentationConfig
 from training.config_stages import ConfigError, StageConfig, TextEncoderConfig, require
@@ -26,6 +29,7 @@ __all__ = [
     "ConfigError",
     "DataConfig",
     "DiffusionConfig",
+    "DistillationConfig",
     "EvaluationConfig",
     "HubConfig",
     "LoraConfig",
@@ -127,37 +131,6 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class EvaluationConfig:
-    """The recommended call of the finished pipeline, and what validation draws with it.
-
-    What is null is as a pretrained model recommends, if the U-Net starts from one.
-
-    Args:
-        scheduler: Class of the scheduler that is published: `SDDDPMScheduler` or the name of one of diffusers; null
-            otherwise is `DDIMScheduler`.
-        scheduler_config: Keys in which it differs from the scheduler of training.
-        num_inference_steps: Recommended number of denoising steps; null otherwise is 50.
-        guidance_scale: Recommended guidance; null otherwise is 7.5.
-        eta: Recommended share of DDPM's noise that DDIM adds in each step, from 0 to 1; null otherwise is 0.
-        validation_prompts: Prompts of the validation pictures; empty takes captions of the data set.
-    """
-
-    scheduler: str | None = None
-    scheduler_config: dict[str, Any] = field(default_factory=dict)
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    eta: float | None = None
-    validation_prompts: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        steps, scale, eta = self.num_inference_steps, self.guidance_scale, self.eta
-        require(steps is None or steps >= 1, "evaluation.num_inference_steps", steps, "at least 1, or null")
-        fits = scale is None or 0 <= scale < float("inf")
-        require(fits, "evaluation.guidance_scale", scale, "at least 0 and finite, or null")
-        require(eta is None or 0 <= eta <= 1, "evaluation.eta", eta, "in [0, 1], or null")
-
-
-@dataclass(frozen=True)
 class TrainConfig:
     """One whole run, from captioned or annotated images to a repository that `from_pretrained` loads.
 
@@ -222,6 +195,9 @@ class TrainConfig:
         is_frozen = self.text_encoder.training == "frozen"
         require(not (self.diffusion.train_text_encoder and is_frozen), key, True, allowed)
 
+        if self.diffusion.distillation.is_on:
+            self.evaluation.check_left_to_student()
+
         is_augmented = self.data.random_flip or not self.data.center_crop
         allowed = "false with data.random_flip or without data.center_crop, which change the images each time"
         require(not (self.diffusion.cache_latents and is_augmented), "diffusion.cache_latents", True, allowed)
@@ -269,6 +245,14 @@ class TrainConfig:
         """What `report_to` names, each once."""
         named = self.report_to if isinstance(self.report_to, list) else [self.report_to]
         return [name for name in dict.fromkeys(named) if name != "none"]
+
+    @property
+    def sampling(self) -> EvaluationConfig:
+        """How the result is sampled: as `evaluation` says, or as a distilled student has learned it."""
+        distillation = self.diffusion.distillation
+        if not distillation.is_on:
+            return self.evaluation
+        return replace(self.evaluation, **sampling_of_student(distillation.num_inference_steps))
 
     @property
     def latent_cache_dir(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from training.config_distillation import DistillationConfig
 from training.config_stages import INFINITY, StageConfig, require
 
 
@@ -56,6 +57,7 @@ class DiffusionConfig(StageConfig):
             that comes with this package. U-Net, autoencoder, text encoder, tokenizer and noise schedule are its own,
             and what `evaluation` leaves open is as it recommends; null trains a U-Net from nothing.
         lora: Low-rank adapters to train in place of the weights of a pretrained model.
+        distillation: Train a student of the pretrained model that needs fewer steps.
         inpainting: Train the U-Net to inpaint: it sees a random mask and the latents of the masked image beside the
             noisy ones. One that was not trained so is grown, by channels of zeros.
         unet: Keyword arguments of `SDUNet2DConditionModel`. Channels, sample size and cross-attention size follow
@@ -90,6 +92,7 @@ class DiffusionConfig(StageConfig):
 
     pretrained_model_name_or_path: str | None = None
     lora: LoraConfig = field(default_factory=LoraConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     inpainting: bool = False
     unet: dict[str, Any] = field(default_factory=_default_unet)
     scheduler: dict[str, Any] = field(default_factory=dict)
@@ -129,6 +132,7 @@ class DiffusionConfig(StageConfig):
         require(fits, "diffusion.logit_mean_start", start, "finite and with weighting_scheme 'logit_normal', or null")
         require(samples >= 1, "diffusion.logit_mean_start_samples", samples, "at least 1")
         self._check_objective()
+        self._check_distillation()
         path, is_trained = self.pretrained_model_name_or_path, self.lora.rank > 0
         require(
             path is None or bool(path.strip()), "diffusion.pretrained_model_name_or_path", path, "a model, or null"
@@ -164,6 +168,24 @@ class DiffusionConfig(StageConfig):
         require(not is_learned or objective in ("vlb", "hybrid"), "diffusion.scheduler.variance_type", kind, allowed)
         allowed = "'simple', 'weighted' or 'vlb' unless diffusion.scheduler.variance_type is learned_range"
         require(is_learned or objective != "hybrid", "diffusion.objective", objective, allowed)
+
+    def _check_distillation(self) -> None:
+        """Refuse what a student cannot be taught, or has from its teacher."""
+        steps = self.distillation.num_inference_steps
+        if not self.distillation.is_on:
+            return
+        key, path = "diffusion.distillation.num_inference_steps", self.pretrained_model_name_or_path
+        require(path is not None, key, steps, "0 without diffusion.pretrained_model_name_or_path: that is the teacher")
+        with_it = "with diffusion.distillation"
+        allowed = f"left out {with_it}: the student has the noise schedule and the prediction of its teacher"
+        require(not self.scheduler, "diffusion.scheduler", self.scheduler, allowed)
+        require(self.objective == "simple", "diffusion.objective", self.objective, f"'simple' {with_it}")
+        allowed = f"null {with_it}, which has weights of its own"
+        require(self.snr_gamma is None, "diffusion.snr_gamma", self.snr_gamma, allowed)
+        allowed = f"0 {with_it}: a student is a whole model"
+        require(self.lora.rank == 0, "diffusion.lora.rank", self.lora.rank, allowed)
+        allowed = f"false {with_it}: the teacher needs the text encoder as it is"
+        require(not self.train_text_encoder, "diffusion.train_text_encoder", True, allowed)
 
     @property
     def learns_variance(self) -> bool:

@@ -1,6 +1,6 @@
-"""The signal-to-noise ratio of a timestep and the min-SNR weights of the diffusion loss, as pure functions.
+"""The signal-to-noise ratio of a timestep and the weights of losses that follow from it, as pure functions.
 
-Both are finite or exactly infinite at zero terminal SNR, never NaN.
+Ratio and min-SNR weights are finite or exactly infinite at zero terminal SNR, never NaN.
 """
 
 from __future__ import annotations
@@ -74,3 +74,30 @@ def min_snr_weights(
     if previous_snr is None:
         raise ValueError("prediction_type='mean' needs previous_snr, the ratios at timesteps - 1.")
     return capped * (1 + 1 / previous_snr) / (1 - snr / previous_snr).square()
+
+
+def truncated_snr_weights(snr: torch.Tensor, prediction_type: str) -> torch.Tensor:
+    """Weight a sample's squared error as if x_0 were predicted, with weight max(snr, 1).
+
+    (Salimans and Ho 2022, section 4.) Where there is only noise, an error of x_0 still counts: what a step there decides,
+    no later one mends. By the table of `min_snr_weights`:
+
+    sample         w = max(snr, 1)
+    epsilon        w = max(snr, 1) / snr = max(1, 1 / snr)
+    v_prediction   w = max(snr, 1) / (snr + 1)
+
+    Args:
+        snr (`torch.Tensor`): Signal-to-noise ratios at the timesteps, floating point, in [0, inf); above 0 for
+            `"epsilon"`, which says nothing of x_0 there.
+        prediction_type (`str`): `"epsilon"`, `"sample"` or `"v_prediction"`.
+
+    Returns:
+        `torch.Tensor` of the shape of `snr`: finite weights > 0.
+
+    Raises:
+        ValueError: If `prediction_type` is another.
+    """
+    scales = {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}
+    if prediction_type not in scales:
+        raise ValueError(f"prediction_type={prediction_type!r} is not one of {', '.join(scales)}.")
+    return snr.clamp(min=1.0) / scales[prediction_type]

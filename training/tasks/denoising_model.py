@@ -7,7 +7,7 @@ from transformers import CLIPTextModel
 
 from sd_pipeline import SDDDPMScheduler, SDUNet2DConditionModel
 from sd_pipeline.schedulers.bound_of_schedule import BoundOfSchedule, Decoder
-from sd_pipeline.schedulers.signal_to_noise import min_snr_weights, snr
+from sd_pipeline.schedulers.signal_to_noise import min_snr_weights, snr, truncated_snr_weights
 from sd_pipeline.schedulers.variational_bound import bits_per_dimension
 from training.config import DiffusionConfig
 
@@ -96,8 +96,12 @@ class DenoisingModel(torch.nn.Module):
         return len(self.scheduler) * bits_per_dimension(nats, latents[0].numel())
 
     def _weights(self, timesteps: torch.Tensor) -> torch.Tensor:
-        if self.settings.snr_gamma is None:
+        gamma, is_distilled = self.settings.snr_gamma, self.settings.distillation.is_on
+        if gamma is None and not is_distilled:
             return torch.ones(timesteps.shape, device=timesteps.device)
+        kind = self.scheduler.config["prediction_type"]
         alphas_cumprod = self.scheduler.alphas_cumprod.to(timesteps.device)
-        ratio, previous = snr(alphas_cumprod, timesteps), snr(alphas_cumprod, timesteps - 1)
-        return min_snr_weights(ratio, self.settings.snr_gamma, self.scheduler.config["prediction_type"], previous)
+        ratio = snr(alphas_cumprod, timesteps)
+        if gamma is None:
+            return truncated_snr_weights(ratio, kind)
+        return min_snr_weights(ratio, gamma, kind, snr(alphas_cumprod, timesteps - 1))

@@ -25,13 +25,14 @@ from training.engine.task import Batch, Validation, WithoutAdversary
 from training.evaluation.spreading import spread
 from training.tasks.components import FrozenModels, build_unet, downsampling_factor
 from training.tasks.denoising_model import DenoisingModel
+from training.tasks.distillation import Teacher
 from training.tasks.held_out_images import HeldOutImages
 from training.tasks.inpainting import added_channels, draw_masks, holed_pictures
 from training.tasks.lora import add_adapters, save_adapters
 from training.tasks.parameter_groups import decay_matrices_only
 from training.tasks.pretrained import recommended_call
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
-from training.tasks.timestep_sampling import draw_timesteps
+from training.tasks.timestep_sampling import draw_timesteps, timesteps_of
 
 _PICTURES = 8
 _PICTURES_AT_A_TIME = 4
@@ -81,13 +82,16 @@ class DiffusionTask(WithoutAdversary):
         self.num_timesteps: int = self.scheduler.config["num_train_timesteps"]
         self.sampler = recommended_scheduler(config, self.scheduler, of_pretrained)
         recommendation = None if pretrained is None else pretrained.config["recommended_call"]
-        self.call = recommended_call(config.evaluation, frozen.tokenizer is not None, recommendation)
+        self.call = recommended_call(config.sampling, frozen.tokenizer is not None, recommendation)
         learns_text = config.text_encoder.training == "joint" or self.settings.train_text_encoder
         self.learns_text = learns_text and frozen.text_encoder is not None
         for model in (frozen.vae, None if self.learns_text else frozen.text_encoder):
             if model is not None:
                 model.requires_grad_(False).eval()
         joint = frozen.text_encoder if self.learns_text else None
+        self.teacher: Teacher | None = None
+        if self.settings.distillation.is_on and pretrained is not None:
+            self.teacher = Teacher(config, pretrained, self.scheduler)
         if self.settings.lora.rank > 0:
             add_adapters(self.unet, joint, self.settings.lora, config.seed)
         if self.settings.gradient_checkpointing:
@@ -100,8 +104,8 @@ class DiffusionTask(WithoutAdversary):
         if validation_dataset:
             tokenizer, squares = frozen.tokenizer, validation_dataset.squares()
             tokens = None if tokenizer is None else partial(distinct_tokens, tokenizer)
-            shape, offset = self.latent_shape, self.settings.noise_offset
-            self.held_out = HeldOutImages(squares, self._held_out, tokens, shape, self.num_timesteps, offset)
+            steps, offset = timesteps_of(self.settings, self.num_timesteps), self.settings.noise_offset
+            self.held_out = HeldOutImages(squares, self._held_out, tokens, self.latent_shape, steps, offset)
 
     def _start(self) -> SDUNet2DConditionModel:
         if self.pretrained is not None:
@@ -175,7 +179,7 @@ class DiffusionTask(WithoutAdversary):
         if self.frozen.text_encoder is not None:
             hidden_states = self.frozen.text_encoder(batch["input_ids"])[0]
             arguments["encoder_hidden_states"] = hidden_states[batch["caption_rows"]]
-        return arguments
+        return arguments if self.teacher is None else self.teacher.teach(arguments)
 
     def _seen(self, batch: Batch) -> Batch:
         """Make what the U-Net sees of images. Held-out ones have been encoded, and bring it along."""

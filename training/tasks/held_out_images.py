@@ -33,7 +33,7 @@ class HeldOutImages:
             `masked_posterior_noise` and `mask`: tensors by name, `latents` among them.
         tokens (callable, *optional*): Makes `input_ids` and `caption_rows` out of captions; without it there are none.
         latent_shape (sequence of `int`): Of one image's latents.
-        num_timesteps (`int`): T.
+        timesteps (`torch.LongTensor` of shape `(num_timesteps,)`): What is trained on, ascending.
         noise_offset (`float`, defaults to 0.0): As in training.
     """
 
@@ -43,14 +43,14 @@ class HeldOutImages:
         encode: Callable[[Batch], Batch],
         tokens: Callable[[Sequence[str]], Batch] | None,
         latent_shape: Sequence[int],
-        num_timesteps: int,
+        timesteps: torch.Tensor,
         noise_offset: float = 0.0,
     ) -> None:
         self.dataset = dataset
         self.encode = encode
         self.tokens = tokens
         self.latent_shape = tuple(latent_shape)
-        self.num_timesteps = num_timesteps
+        self.timesteps = timesteps
         self.noise_offset = noise_offset
         self._seen: dict[int, tuple[Batch, str]] = {}
 
@@ -82,8 +82,8 @@ class HeldOutImages:
         batch["noise"] = diffusion_noise(images, strata, self.latent_shape)
         if self.noise_offset:
             batch["noise"] += self.noise_offset * fixed_noise("offset", images, (self.latent_shape[0], 1, 1))
-        timesteps = fixed_timesteps(images, NUM_STRATA, self.num_timesteps)
-        batch["timesteps"] = timesteps[torch.arange(len(samples)), torch.tensor(strata)]
+        rows = fixed_timesteps(images, NUM_STRATA, len(self.timesteps))
+        batch["timesteps"] = self.timesteps[rows[torch.arange(len(samples)), torch.tensor(strata)]]
         return batch if self.tokens is None else batch | self.tokens([caption for _, caption in seen])
 
     def _encoded(self, image: int) -> tuple[Batch, str]:

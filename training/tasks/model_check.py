@@ -21,6 +21,7 @@ from training.tasks.components import (
     downsampling_factor,
     load_text_encoder,
 )
+from training.tasks.distillation import check_teacher
 from training.tasks.perceptual_distance import MISSING_CLIP, load_perceptual_distance
 from training.tasks.pretrained import load_pretrained
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
@@ -51,6 +52,8 @@ def check_models(
     if pretrained is not None:
         _check_cache(config, has_vae=pretrained.vae is not None)
         scheduler = build_scheduler(config, pretrained.vae is None, pretrained.scheduler)
+        if config.diffusion.distillation.is_on:
+            check_teacher(config, pretrained, scheduler)
         _check_sampler(config, scheduler, pretrained.scheduler)
         return
     if "autoencoder" in config.stages:
@@ -122,7 +125,7 @@ def _check_cache(config: TrainConfig, has_vae: bool) -> None:
 
 def _check_sampler(config: TrainConfig, scheduler: SDDDPMScheduler, of_pretrained: Scheduler | None = None) -> None:
     published = recommended_scheduler(config, scheduler, of_pretrained)
-    steps = config.evaluation.num_inference_steps or 1
+    steps = config.sampling.num_inference_steps or 1
     build("evaluation.num_inference_steps", published.set_timesteps, {"num_inference_steps": steps})
 
 

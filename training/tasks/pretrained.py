@@ -49,6 +49,10 @@ def load_pretrained(config: TrainConfig) -> SDInpaintPipeline | None:
             f"diffusion.lora.rank = {config.diffusion.lora.rank}: must be 0 to make {path} inpaint, since its U-Net "
             "gets new channels; adapters can go on from one that inpaints"
         )
+    if is_to_grow and config.diffusion.distillation.is_on:
+        raise ConfigError(
+            f"diffusion.inpainting = True: must be false to distil {path}, which was not trained to inpaint"
+        )
     if is_to_grow:
         pipe.unet = build("diffusion.inpainting", grow_for_inpainting, {"unet": pipe.unet})
     return pipe

@@ -63,7 +63,7 @@ def recommended_scheduler(config: TrainConfig, scheduler: SDDDPMScheduler, pretr
     Raises:
         ConfigError: If there is no such class, it refuses the keys or cannot use what the model predicts.
     """
-    evaluation = config.evaluation
+    evaluation = config.sampling
     own = scheduler.config
     if evaluation.scheduler is not None or pretrained is None:
         name = evaluation.scheduler or ("DDPMScheduler" if config.diffusion.learns_variance else "DDIMScheduler")

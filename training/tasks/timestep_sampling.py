@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
+from sd_pipeline.schedulers.timestep_spacing import trailing
 from training.config import DiffusionConfig
 from training.engine.random_streams import stratified_uniform, uniform
 
@@ -47,6 +48,21 @@ def mean_logits(settings: DiffusionConfig, sample_numbers: Sequence[int]) -> tor
     return settings.logit_mean_start + way * (settings.logit_mean - settings.logit_mean_start)
 
 
+def timesteps_of(settings: DiffusionConfig, num_train_timesteps: int) -> torch.Tensor:
+    """List the timesteps that the U-Net is trained on: all, or those that a distilled student will visit.
+
+    Args:
+        settings (`DiffusionConfig`): Whether it is a student, and of how many steps.
+        num_train_timesteps (`int`): T.
+
+    Returns:
+        `torch.LongTensor` of shape `(num_timesteps,)`, ascending, in [0, T).
+    """
+    if not settings.distillation.is_on:
+        return torch.arange(num_train_timesteps)
+    return torch.from_numpy(trailing(num_train_timesteps, settings.distillation.num_inference_steps)).flip(0)
+
+
 def draw_timesteps(
     settings: DiffusionConfig, seed: int, sample_numbers: Sequence[int], num_train_timesteps: int
 ) -> torch.Tensor:
@@ -65,4 +81,5 @@ def draw_timesteps(
     points = draw(seed, "diffusion/timestep", sample_numbers)
     if settings.weighting_scheme == "logit_normal":
         points = logit_normal_quantile(points, mean_logits(settings, sample_numbers), settings.logit_std)
-    return (points * num_train_timesteps).long().clamp(max=num_train_timesteps - 1)
+    timesteps = timesteps_of(settings, num_train_timesteps)
+    return timesteps[(points * len(timesteps)).long().clamp(max=len(timesteps) - 1)]
