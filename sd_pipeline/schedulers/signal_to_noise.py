@@ -79,8 +79,8 @@ def min_snr_weights(
 def truncated_snr_weights(snr: torch.Tensor, prediction_type: str) -> torch.Tensor:
     """Weight a sample's squared error as if x_0 were predicted, with weight max(snr, 1).
 
-    (Salimans and Ho 2022, section 4.) Where there is only noise, an error of x_0 still counts: what a step there decides,
-    no later one mends. By the table of `min_snr_weights`:
+    (Salimans and Ho 2022, section 4.) Where there is only noise, an error of x_0 still counts: what a step there
+    decides, no later one mends. By the table of `min_snr_weights`:
 
     sample         w = max(snr, 1)
     epsilon        w = max(snr, 1) / snr = max(1, 1 / snr)
