@@ -4,8 +4,10 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Two test processes; a file stays in one of them. They take the files in the order of tests/conftest.py.
 TEST_FLAGS ?= -n 2 --dist loadfile --no-loadscope-reorder
+# Options of benchmarks/bench.py.
+BENCH_FLAGS ?=
 
-.PHONY: demo test test-all lint types format clean
+.PHONY: demo test test-all bench lint types format clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml
@@ -32,6 +34,11 @@ test: $(VENV)/.installed-dev
 # What is too long, or needs too much, for every edit: the marks slow, hub and browser.
 test-all: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m 'slow or hub or browser' $(TEST_FLAGS)
+
+# What this package costs on this machine, beside diffusers; about a quarter of an hour. BENCH_FLAGS such as
+# `--sections limits,generation` choose. A GPU is measured by benchmarks/gpu.py.
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench.py $(BENCH_FLAGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -129,6 +130,18 @@ def synchronise(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+
+
+def forget(device: torch.device) -> None:
+    """Let go of compiled code, of graphs and of memory that nothing uses any more.
+
+    Args:
+        device (`torch.device`): Where networks compute.
+    """
+    torch.compiler.reset()
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def rate_row(section: str, name: str, unit: str, amount: float, ours: list[float], other: list[float] | None) -> Row:

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,22 @@ from training.tasks.text_encoder import TextEncoderTask
 from training.tasks.timestep_sampling import draw_timesteps
 
 SAVE_EVERY = 40
-DEFAULT_INTERVAL = StageConfig.__dataclass_fields__["checkpointing_steps"].default
+DEFAULT_INTERVAL: Any = StageConfig.__dataclass_fields__["checkpointing_steps"].default
+
+
+@dataclass(frozen=True)
+class SaveCosts:
+    """What saving costs a training.
+
+    Args:
+        step (`float`): Seconds of an update, their median.
+        stalls (`list[float]`): Seconds that each save takes from the training in all.
+        copying (`list[float]`): The part of them in which nothing else is done.
+    """
+
+    step: float
+    stalls: list[float]
+    copying: list[float]
 
 
 class TimedTask(DiffusionTask):
@@ -64,22 +80,34 @@ def main(arguments: Sequence[str]) -> None:
         task = build_task(config)
         starts = train(config, task, Path(folder), (options.num_saves + 1) * SAVE_EVERY)
         size = sum(file.stat().st_size for file in Path(folder).glob("checkpoint-*/*")) / 2
-    durations = [after - before for before, after in itertools.pairwise(starts)]
-    # Update number s * SAVE_EVERY is followed by a save, whose copying falls into its own duration.
-    half = SAVE_EVERY // 2
-    with_save = [durations[s * SAVE_EVERY - 1 : s * SAVE_EVERY - 1 + half] for s in range(1, options.num_saves + 1)]
-    without = [durations[s * SAVE_EVERY - 1 + half : (s + 1) * SAVE_EVERY - 1] for s in range(1, options.num_saves)]
-    step = statistics.median(duration for block in without for duration in block)
-    stalls = [sum(block) - half * step for block in with_save]
-    stall = statistics.median(stalls)
+    costs = costs_of_saves(starts, options.num_saves)
+    step, stall, copying = costs.step, statistics.median(costs.stalls), statistics.median(costs.copying)
     order, streams = cost_of_order(config, task), cost_of_streams(config, task)
-    of_save, copying = stall / DEFAULT_INTERVAL, statistics.median(block[0] for block in with_save) - step
+    of_save = stall / DEFAULT_INTERVAL
     print(f"update {1e3 * step:.1f} ms; a training state has {size / 2**20:.0f} MiB, saved every {DEFAULT_INTERVAL}")
     print(f"stall of a save      {1e3 * stall:8.1f} ms  {of_save / step:8.3%}")
     print(f"  of which copying   {1e3 * copying:8.1f} ms")
     print(f"order of samples     {1e3 * order:8.3f} ms  {order / step:8.3%}")
     print(f"random streams       {1e3 * streams:8.3f} ms  {streams / step:8.3%}")
     print(f"together                         {(of_save + order + streams) / step:8.3%}")
+
+
+def costs_of_saves(starts: Sequence[float], num_saves: int, save_every: int = SAVE_EVERY) -> SaveCosts:
+    """Compare the updates after saves with those before the next ones.
+
+    Args:
+        starts (sequence of `float`): When each of `(num_saves + 1) * save_every` updates began, in seconds.
+        num_saves (`int`): How many saves are looked at, at least 2.
+        save_every (`int`, defaults to 40): Updates from one save to the next, even.
+    """
+    durations = [after - before for before, after in itertools.pairwise(starts)]
+    # Update number s * save_every is followed by a save, whose copying falls into its own duration.
+    half = save_every // 2
+    with_save = [durations[s * save_every - 1 : s * save_every - 1 + half] for s in range(1, num_saves + 1)]
+    without = [durations[s * save_every - 1 + half : (s + 1) * save_every - 1] for s in range(1, num_saves)]
+    step = statistics.median(duration for block in without for duration in block)
+    stalls = [sum(block) - half * step for block in with_save]
+    return SaveCosts(step, stalls, [block[0] - step for block in with_save])
 
 
 def build_task(config: TrainConfig) -> TimedTask:
@@ -91,13 +119,20 @@ def build_task(config: TrainConfig) -> TimedTask:
     return TimedTask(config, dataset, frozen)
 
 
-def train(config: TrainConfig, task: TimedTask, folder: Path, steps: int) -> list[float]:
+def train(
+    config: TrainConfig,
+    task: TimedTask,
+    folder: Path,
+    steps: int,
+    save_every: int = SAVE_EVERY,
+    device: str = "cpu",
+) -> list[float]:
     """Train for some updates and return when each of them began."""
-    settings = dataclasses.replace(config.diffusion, max_train_steps=steps, checkpointing_steps=SAVE_EVERY)
+    settings = dataclasses.replace(config.diffusion, max_train_steps=steps, checkpointing_steps=save_every)
     trainer = Trainer(
         task,
         settings,
-        Accelerator(cpu=True, mixed_precision=str(config.mixed_precision)),
+        Accelerator(cpu=device == "cpu", mixed_precision=str(config.mixed_precision)),
         folder,
         MetricsLog(folder / "metrics.jsonl"),
         StopSignal(),
@@ -122,7 +157,8 @@ def cost_of_order(config: TrainConfig, task: TimedTask, steps: int = 200) -> flo
 def cost_of_streams(config: TrainConfig, task: TimedTask, steps: int = 50) -> float:
     """Time everything random about the samples of an update."""
     settings, seed = config.diffusion, config.seed
-    shape = (task.frozen.vae.config["latent_channels"], *[config.data.resolution // task.factor] * 2)
+    vae: Any = task.frozen.vae
+    shape = (vae.config["latent_channels"], *[config.data.resolution // task.factor] * 2)
     started = time.perf_counter()
     for step in range(steps):
         numbers = range(step * settings.train_batch_size, (step + 1) * settings.train_batch_size)

@@ -19,6 +19,7 @@ from training.engine.checkpoint_writer import CheckpointWriter
 from training.engine.checkpointing import CheckpointError, newest_checkpoint, read_checkpoint, remove_leftovers
 from training.engine.ema import AveragedWeights, as_evaluated
 from training.engine.interruption import RunStopped, StopSignal, outlive_signals
+from training.engine.memory import keep_freed_memory
 from training.engine.non_finite import (
     MAX_SKIPPED_IN_A_ROW,
     MicroBatch,
@@ -109,6 +110,7 @@ class Trainer:
             FloatingPointError: If a loss or a gradient is not finite, and the settings say to stop.
             RunStopped: If a signal came; the state has been saved.
         """
+        keep_freed_memory()
         self._resume()
         report = StageReport(
             self.task.name,
