@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from training.config_stages import INFINITY, require
 
@@ -18,11 +19,14 @@ class DistillationConfig:
         num_inference_steps: Steps of the student; 0 distils nothing.
         teacher_num_inference_steps: Steps of the teacher, a multiple of them; null takes twice as many.
         guidance_scale: Guidance of the teacher; null takes what it recommends.
+        start: Where the steps that are learned begin: at `data` that are diffused, as in the papers, or where the
+            `student` itself arrives from noise by its steps so far, which is what it meets when it is used.
     """
 
     num_inference_steps: int = 0
     teacher_num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    start: Literal["data", "student"] = "data"
 
     def __post_init__(self) -> None:
         steps, of_teacher, scale = self.num_inference_steps, self.teacher_num_inference_steps, self.guidance_scale

@@ -10,7 +10,7 @@ import copy
 
 import torch
 
-from sd_pipeline import SDDDPMScheduler, SDInpaintPipeline
+from sd_pipeline import SDDDPMScheduler, SDInpaintPipeline, SDUNet2DConditionModel
 from sd_pipeline.pipelines.denoising import guide
 from sd_pipeline.schedulers.parameterisation import epsilon_from_x_0, x_t_from
 from sd_pipeline.schedulers.timestep_spacing import trailing
@@ -68,7 +68,7 @@ class Teacher:
 
     Args:
         config (`TrainConfig`): The run, which distils.
-        pretrained (`SDInpaintPipeline`): The model; its U-Net is copied.
+        pretrained (`SDInpaintPipeline`): The model. Its U-Net is copied, and becomes the student.
         scheduler (`SDDDPMScheduler`): Its forward process and prediction.
 
     Raises:
@@ -83,6 +83,7 @@ class Teacher:
         num_steps = settings.num_inference_steps * settings.substeps
         self.timesteps = torch.from_numpy(trailing(len(scheduler), num_steps)).flip(0)
         self.stride = len(scheduler) // settings.num_inference_steps
+        self.student, self.starts_at_student = pretrained.unet, settings.start == "student"
         self.unet = copy.deepcopy(pretrained.unet).requires_grad_(False).eval()
         self.dtype = _DTYPES[str(config.mixed_precision)]
         self.unconditional: torch.Tensor | None = None
@@ -103,40 +104,66 @@ class Teacher:
             `dict`: The same, but `latents` and `noise`, which still make the same x_t.
         """
         start = arguments["timesteps"]
-        x_t = x_s = self.scheduler.add_noise(arguments["latents"], arguments["noise"], start)
+        self.unet.to(start.device)
+        x_t = x_s = self._start(arguments)
         ascending = self.timesteps.to(start.device)
         place = torch.searchsorted(ascending, start)
-        # Not the student's next timestep: this is what DDIM of diffusers takes for it, and so what is sampled with.
-        end = (start - self.stride).clamp(min=-1)
+        end = self._end(start)
         timesteps = start
         for substep in range(1, self.substeps + 1):
             following = end if substep == self.substeps else ascending[place - substep]
-            x_0 = self._predict(x_s, timesteps, arguments)
+            x_0 = self._predict(self.unet, x_s, timesteps, arguments, self.guidance_scale)
             alpha_bar, alpha_bar_prev = self._alpha_bars(timesteps, following, x_s)
             x_s, timesteps = ddim_step(x_0, x_s, alpha_bar, alpha_bar_prev), following
         alpha_bar, alpha_bar_prev = self._alpha_bars(start, timesteps, x_t)
         latents = x_0_of_step(x_s, x_t, alpha_bar, alpha_bar_prev)
         return {**arguments, "latents": latents, "noise": epsilon_from_x_0(latents, x_t, alpha_bar)}
 
+    def _start(self, arguments: Batch) -> torch.Tensor:
+        """Diffuse data, or take the student's steps from pure noise, as many as lead to each sample's timestep."""
+        if not self.starts_at_student:
+            return self.scheduler.add_noise(arguments["latents"], arguments["noise"], arguments["timesteps"])
+        x_t = arguments["noise"].clone()
+        for timestep in self.timesteps.flip(0)[:: self.substeps].tolist():
+            # At least one sample, so that all processes call a sharded network equally often.
+            rows = (arguments["timesteps"] < timestep).nonzero().flatten()
+            rows = rows if len(rows) else torch.zeros(1, dtype=torch.long, device=x_t.device)
+            some = {name: value[rows] for name, value in arguments.items()}
+            timesteps = torch.full_like(some["timesteps"], timestep)
+            x_0 = self._predict(self.student, x_t[rows], timesteps, some, 1.0)
+            moved = ddim_step(x_0, x_t[rows], *self._alpha_bars(timesteps, self._end(timesteps), x_0))
+            wanted = (some["timesteps"] < timestep).view(-1, *[1] * (x_t.ndim - 1))
+            x_t[rows] = torch.where(wanted, moved, x_t[rows])
+        return x_t
+
+    def _end(self, timesteps: torch.Tensor) -> torch.Tensor:
+        """Tell where a step of the student ends: not at its next timestep, but where DDIM of diffusers takes it."""
+        return (timesteps - self.stride).clamp(min=-1)
+
     def _alpha_bars(
         self, timesteps: torch.Tensor, following: torch.Tensor, sample: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         return self.scheduler.alpha_bar(timesteps, sample), self.scheduler.alpha_bar(following, sample, first=-1)
 
-    def _predict(self, x_t: torch.Tensor, timesteps: torch.Tensor, arguments: Batch) -> torch.Tensor:
+    def _predict(
+        self,
+        unet: SDUNet2DConditionModel,
+        x_t: torch.Tensor,
+        timesteps: torch.Tensor,
+        arguments: Batch,
+        guidance_scale: float,
+    ) -> torch.Tensor:
         """Predict x_0, with guidance."""
-        copies = 1 if self.unconditional is None else 2
-        hidden_states = arguments.get("encoder_hidden_states")
-        if self.unconditional is not None and hidden_states is not None:
-            hidden_states = torch.cat([self.unconditional.expand_as(hidden_states), hidden_states])
+        hidden_states, copies = arguments.get("encoder_hidden_states"), 1
+        if guidance_scale > 1 and self.unconditional is not None and hidden_states is not None:
+            hidden_states, copies = torch.cat([self.unconditional.expand_as(hidden_states), hidden_states]), 2
         parts = [x_t, *([arguments["added_channels"]] if "added_channels" in arguments else [])]
         model_input = torch.cat([torch.cat(parts, dim=1)] * copies)
         with torch.autocast(x_t.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            unet = self.unet.to(x_t.device)
             prediction = unet(model_input, torch.cat([timesteps] * copies), hidden_states).sample.float()
-        if self.unconditional is not None:
+        if copies == 2:
             without, with_prompt = prediction.chunk(2)
-            prediction = guide(without, with_prompt, self.guidance_scale)
+            prediction = guide(without, with_prompt, guidance_scale)
         return self.scheduler.limit_x_0(self.scheduler.predict_original_sample(prediction, x_t, timesteps))
 
 

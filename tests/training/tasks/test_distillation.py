@@ -125,6 +125,27 @@ def test_a_teacher_that_inpaints_sees_the_mask_and_the_masked_picture():
     assert not torch.allclose(some["latents"], others["latents"])
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("num_steps", [3, 4])
+def test_the_student_starts_where_it_arrives_in_diffusers_by_its_own_steps(num_steps):
+    config = config_of(num_inference_steps=num_steps, guidance_scale=1.0, start="student")
+    pipe, scheduler = pretrained("v_prediction"), SDDDPMScheduler(prediction_type="v_prediction", clip_sample=False)
+    teacher = Teacher(config, pipe, scheduler)
+    for parameter in pipe.unet.parameters():  # The student has learned something since.
+        parameter.mul_(1.1)
+    prompt = pipe.text_encoder(tokenize(pipe.tokenizer, ["two"]))[0]
+    batch = arguments(teacher, config, prompt)
+    taught = teacher.teach(batch)
+    found = scheduler.add_noise(taught["latents"], taught["noise"], batch["timesteps"])
+    sampler = DDIMScheduler.from_config(pipe.scheduler.config, timestep_spacing="trailing", set_alpha_to_one=True)
+    sampler.set_timesteps(num_steps)
+    for row, start in enumerate(batch["timesteps"].tolist()):
+        sample = batch["noise"][row][None]
+        for timestep in sampler.timesteps[: sampler.timesteps.tolist().index(start)]:
+            sample = sampler.step(pipe.unet(sample, timestep, prompt).sample, timestep, sample).prev_sample
+        torch.testing.assert_close(found[row][None], sample, rtol=1e-3, atol=1e-4)
+
+
 def test_only_the_timesteps_of_the_student_are_drawn_and_all_of_them():
     settings = config_of().diffusion
     drawn = draw_timesteps(settings, 0, range(4000), 1000)
