@@ -9,8 +9,10 @@ import torch
 from diffusers.models.resnet import ResnetBlock2D as StockResnetBlock2D
 from torch import nn
 
+from sd_pipeline.models.packed_layers import RunLayer, call_layer
+
 # torch's nearest upsampling of channels-last tensors fails on larger batches (issue 984 of diffusers).
-_LARGEST_CHANNELS_LAST_BATCH = 63
+LARGEST_CHANNELS_LAST_BATCH = 63
 
 
 # Sharding (`_no_split_modules`, FSDP_TRANSFORMER_CLS_TO_WRAP) finds blocks by their class's name: it is diffusers'.
@@ -36,32 +38,64 @@ class ResnetBlock2D(StockResnetBlock2D):
         Raises:
             ValueError: If the block scales by the embedding and there is none.
         """
+        return self.transform(input_tensor, self.project_time(temb))
+
+    def project_time(self, temb: torch.Tensor | None) -> torch.Tensor | None:
+        """Work out what the block is told of the timestep.
+
+        Args:
+            temb (`torch.Tensor` of shape `(b, t)`, *optional*): Embedding of the timestep. Floating point.
+
+        Returns:
+            `torch.Tensor` of shape `(b, c, 1, 1)`: c is out_channels, or twice that for a scale and a shift. `None`
+            where there is no embedding.
+        """
+        if self.time_emb_proj is None:
+            return temb
+        projected: torch.Tensor = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))
+        return projected[:, :, None, None]
+
+    def transform(
+        self, input_tensor: torch.Tensor, time_projection: torch.Tensor | None, run: RunLayer = call_layer
+    ) -> torch.Tensor:
+        """Transform a feature map, with the timestep already projected.
+
+        Args:
+            input_tensor (`torch.Tensor` of shape `(b, in_channels, h, w)`): Floating point.
+            time_projection (`torch.Tensor` of shape `(b, c, 1, 1)` or `(1, c, 1, 1)`, *optional*):
+                Of `project_time`.
+            run (`RunLayer`, *optional*): Applies the convolutions.
+
+        Returns:
+            As `forward`.
+
+        Raises:
+            ValueError: If the block scales by the embedding and there is none.
+        """
         hidden_bchw = self._resample(self.nonlinearity(self.norm1(input_tensor)))
         residual_bchw = self._resample(input_tensor)
-        hidden_bchw = self._norm_with_time(self.conv1(hidden_bchw), temb)
-        hidden_bchw = self.conv2(self.dropout(self.nonlinearity(hidden_bchw)))
+        hidden_bchw = self._norm_with_time(run(self.conv1, hidden_bchw), time_projection)
+        hidden_bchw = run(self.conv2, self.dropout(self.nonlinearity(hidden_bchw)))
         if self.conv_shortcut is not None:
             # Gradients of weights would have other strides than the weights themselves, which DDP warns about.
-            residual_bchw = self.conv_shortcut(residual_bchw.contiguous() if self.training else residual_bchw)
+            residual_bchw = run(self.conv_shortcut, residual_bchw.contiguous() if self.training else residual_bchw)
         output_bchw = residual_bchw + hidden_bchw
         # x / 1.0 is x, but costs a kernel that reads and writes the whole feature map.
         return output_bchw if self.output_scale_factor == 1.0 else output_bchw / self.output_scale_factor
 
     def _resample(self, features_bchw: torch.Tensor) -> torch.Tensor:
         if self.upsample is not None:
-            is_large = features_bchw.shape[0] > _LARGEST_CHANNELS_LAST_BATCH
+            is_large = features_bchw.shape[0] > LARGEST_CHANNELS_LAST_BATCH
             return self.upsample(features_bchw.contiguous() if is_large else features_bchw)
         return features_bchw if self.downsample is None else self.downsample(features_bchw)
 
-    def _norm_with_time(self, hidden_bchw: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
+    def _norm_with_time(self, hidden_bchw: torch.Tensor, time_projection: torch.Tensor | None) -> torch.Tensor:
         """Normalise, with the timestep as a shift before it, or as a scale and a shift after it."""
-        if self.time_emb_proj is not None:
-            temb = self.time_emb_proj(temb if self.skip_time_act else self.nonlinearity(temb))[:, :, None, None]
         if self.time_embedding_norm != "scale_shift":
-            return self.norm2(hidden_bchw if temb is None else hidden_bchw + temb)
-        if temb is None:
+            return self.norm2(hidden_bchw if time_projection is None else hidden_bchw + time_projection)
+        if time_projection is None:
             raise ValueError("temb must be given where time_embedding_norm is 'scale_shift'")
-        scale_bc11, shift_bc11 = temb.chunk(2, dim=1)
+        scale_bc11, shift_bc11 = time_projection.chunk(2, dim=1)
         return self.norm2(hidden_bchw) * (1 + scale_bc11) + shift_bc11
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -52,6 +53,8 @@ class SDUNet2DConditionModel(StockConfigMixin, SafetensorsMixin, UNet2DCondition
 
     __module__ = "sd_pipeline"
     stock_class_name = "UNet2DConditionModel"
+    # What `compile_unet` of the pipelines has made of `prepared_unet.forward`.
+    compiled_forward: Callable[..., torch.Tensor] | None = None
 
     # Loading reads the constructor's signature, which `wraps` carries over.
     @functools.wraps(UNet2DConditionModel.__init__)  # type: ignore[misc]

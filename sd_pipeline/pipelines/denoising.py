@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from sd_pipeline.pipelines.known_region import KnownRegion
+from sd_pipeline.pipelines.prediction import Predictor, repeat_batch
 from sd_pipeline.pipelines.scheduler_use import Scheduler, step_arguments
 from sd_pipeline.pipelines.windows import predict_in_windows
 
@@ -42,6 +43,8 @@ class DenoisingInputs:
         window (`tuple[int, int]`, *optional*): Height and width of the windows through which the U-Net sees latents
             that are larger. `None` shows it everything at once.
         interrupted (`bool`, defaults to `False`): Whether to stop with the latents as they are.
+        num_callbacks (`int`, defaults to 0): How often somebody else's code has run since the start, which may have
+            changed more than these: the U-Net, or tensors in place.
     """
 
     latents: torch.Tensor
@@ -56,11 +59,17 @@ class DenoisingInputs:
     known: KnownRegion | None = None
     window: tuple[int, int] | None = None
     interrupted: bool = False
+    num_callbacks: int = 0
 
     @property
     def is_guided(self) -> bool:
         """Whether each step asks the U-Net twice: about the negative prompt and about the prompt."""
         return self.guidance_scale > 1 and self.encoder_hidden_states is not None
+
+    @property
+    def copies(self) -> int:
+        """How many predictions a step needs for each of the latents."""
+        return 2 if self.is_guided else 1
 
 
 AfterStep = Callable[[int, torch.Tensor, DenoisingInputs], DenoisingInputs]
@@ -86,8 +95,9 @@ def denoise(
     Returns:
         `torch.Tensor` of the shape and dtype of `inputs.latents`: x_0.
     """
+    predictor = Predictor(unet, inputs.timesteps)
     for step, timestep in enumerate(progress_bar(inputs.timesteps)):
-        latents = denoising_step(unet, scheduler, inputs, timestep)
+        latents = denoising_step(predictor, scheduler, inputs, step)
         if inputs.known is not None:
             is_last = step == len(inputs.timesteps) - 1
             latents = inputs.known.put_back(latents, scheduler, None if is_last else inputs.timesteps[step + 1])
@@ -99,21 +109,19 @@ def denoise(
     return inputs.latents
 
 
-def denoising_step(
-    unet: nn.Module, scheduler: Scheduler, inputs: DenoisingInputs, timestep: torch.Tensor
-) -> torch.Tensor:
+def denoising_step(predictor: Predictor, scheduler: Scheduler, inputs: DenoisingInputs, step: int) -> torch.Tensor:
     """Take one step.
 
     Args:
-        unet (`SDUNet2DConditionModel`): See `denoise`.
+        predictor (`Predictor`): Asks the U-Net.
         scheduler (`Scheduler`): See `denoise`.
         inputs (`DenoisingInputs`): With x_t as `latents`.
-        timestep (`torch.Tensor` of shape `()`): t.
+        step (`int`): The number of the timestep t.
 
     Returns:
         `torch.Tensor` of the shape and dtype of `inputs.latents`: the latents of the next, less noisy, timestep.
     """
-    noise_pred = predict(unet, scheduler, inputs, timestep)
+    noise_pred, timestep = predict(predictor, scheduler, inputs, step), inputs.timesteps[step]
     if inputs.is_guided:
         noise_uncond, noise_text = noise_pred.chunk(2)
         noise_pred = guide(noise_uncond, noise_text, inputs.guidance_scale)
@@ -123,38 +131,31 @@ def denoising_step(
     return scheduler.step(noise_pred, timestep, inputs.latents, **arguments, return_dict=False)[0]
 
 
-def predict(unet: nn.Module, scheduler: Scheduler, inputs: DenoisingInputs, timestep: torch.Tensor) -> torch.Tensor:
+def predict(predictor: Predictor, scheduler: Scheduler, inputs: DenoisingInputs, step: int) -> torch.Tensor:
     """Ask the U-Net about all latents, at once or through windows.
 
     Args:
-        unet (`SDUNet2DConditionModel`): See `denoise`.
+        predictor (`Predictor`): Asks the U-Net.
         scheduler (`Scheduler`): See `denoise`.
         inputs (`DenoisingInputs`): With x_t as `latents`.
-        timestep (`torch.Tensor` of shape `()`): t.
+        step (`int`): The number of the timestep t.
 
     Returns:
         `torch.Tensor` of the shape and dtype of `inputs.latents`. With guidance, of twice as many samples: for the
         negative prompts, then for the prompts.
     """
-    copies = 2 if inputs.is_guided else 1
-    latents = torch.cat([inputs.latents] * copies)
-    model_input = scheduler.scale_model_input(latents, timestep)
+    latents = inputs.latents
+    model_input = scheduler.scale_model_input(latents, inputs.timesteps[step])
     if inputs.added_channels is not None:
-        model_input = torch.cat([model_input, torch.cat([inputs.added_channels] * copies)], dim=1)
+        model_input = torch.cat([model_input, inputs.added_channels], dim=1)
 
     def predict_part(place: tuple[slice, slice]) -> torch.Tensor:
-        prediction: torch.Tensor = unet(
-            model_input[..., place[0], place[1]],
-            timestep,
-            encoder_hidden_states=inputs.encoder_hidden_states,
-            cross_attention_kwargs=inputs.cross_attention_kwargs,
-            return_dict=False,
-        )[0]
-        return prediction
+        return predictor(model_input[..., place[0], place[1]], step, inputs)
 
     window = inputs.window or (latents.shape[-2], latents.shape[-1])
     # Where everything is known, nobody asks.
-    return predict_in_windows(predict_part, latents, window, None if inputs.known is None else inputs.known.mask)
+    wanted = None if inputs.known is None else inputs.known.mask
+    return predict_in_windows(predict_part, repeat_batch(latents, inputs.copies), window, wanted)
 
 
 def guide(noise_uncond: torch.Tensor, noise_text: torch.Tensor, guidance_scale: float) -> torch.Tensor:

@@ -18,9 +18,9 @@ from PIL import Image
 from sd_pipeline.latents import scale_latents, unscale_latents
 from sd_pipeline.pipelines import call_arguments
 from sd_pipeline.pipelines.call import Call, Generators
+from sd_pipeline.pipelines.compilation import SDCompilablePipeline
 from sd_pipeline.pipelines.denoising import DenoisingInputs, denoise
 from sd_pipeline.pipelines.image_inputs import one_for_each
-from sd_pipeline.pipelines.pipeline_base import SDBasePipeline
 from sd_pipeline.pipelines.pipeline_output import SDPipelineOutput
 from sd_pipeline.pipelines.prompt_arguments import check_no_prompts, check_prompts
 from sd_pipeline.pipelines.safety import check_safety
@@ -31,7 +31,7 @@ EditImages = Callable[[torch.Tensor], torch.Tensor]
 """What is done to decoded images of shape `(batch_size, 3, height, width)` in [0, 1] before anybody sees them."""
 
 
-class SDGenerationPipeline(SDBasePipeline):
+class SDGenerationPipeline(SDCompilablePipeline):
     """Check what is asked, noise and images to latents, the loop, latents to images."""
 
     _callback_tensor_inputs = CALLBACK_TENSORS

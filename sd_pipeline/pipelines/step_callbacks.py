@@ -50,6 +50,7 @@ def follow_callback(
             encoder_hidden_states=changed.get("prompt_embeds", inputs.encoder_hidden_states),
             guidance_scale=pipeline.guidance_scale,
             interrupted=pipeline.interrupt,
+            num_callbacks=inputs.num_callbacks + (callback is not None),
         )
 
     return after_step
