@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -205,7 +206,10 @@ def test_plain_diffusers_loads_it(tmp_path, saved, version, dtype):
         assert {stock.unet.dtype, stock.text_encoder.dtype, loaded["unet"].dtype} == {dtype}
         assert loaded["text_encoder"].dtype == dtype
         return
-    torch.testing.assert_close(latents_of(stock), latents_of(SDPipeline(**loaded)), rtol=0, atol=1e-3)
+    # diffusers computes with the file's own bytes, which are not aligned and round otherwise.
+    stock.unet = copy.deepcopy(stock.unet)
+    ours = StableDiffusionPipeline(**SDPipeline(**loaded).components, requires_safety_checker=False)
+    assert torch.equal(latents_of(stock), latents_of(ours))
 
 
 def test_plain_diffusers_loads_an_inpainting_model(tmp_path):
