@@ -69,7 +69,7 @@ def rows(conditions: Conditions) -> list[Row]:
     Args:
         conditions (`Conditions`): How.
     """
-    limits = {name: row.spread.median for name in _PRECISIONS for row in matmul_rows(conditions) if name in row.name}
+    limits = {name: row.spread.median for row in matmul_rows(conditions) for name in _PRECISIONS if name in row.name}
     found = []
     with tempfile.TemporaryDirectory() as folder:
         config = shapes_config(Path(folder), conditions)

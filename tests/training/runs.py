@@ -101,6 +101,28 @@ def write_config(file: Path, config: dict[str, Any]) -> Path:
     return file
 
 
+def write_finetuning(model: Path, folder: Path, prompt: str, **diffusion: Any) -> Path:
+    """Write the configuration of a run of four updates that goes on from a model; its output is `folder / "out"`."""
+    settings = {
+        "pretrained_model_name_or_path": str(model),
+        "max_train_steps": 4,
+        "train_batch_size": 4,
+        "learning_rate": 1e-2,
+        "logging_steps": 1,
+        "checkpointing_steps": 2,
+    }
+    config = {
+        "output_dir": str(folder / "out"),
+        "report_to": "none",
+        "stages": ["diffusion"],
+        "data": {"dataset": "digits", "resolution": 32},
+        "diffusion": {**settings, **diffusion},
+        "evaluation": {"validation_prompts": [prompt]},
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    return write_config(folder / "run.yaml", config)
+
+
 def environment(**variables: str) -> dict[str, str]:
     """Return the environment of a training process: two threads at most, nothing of the network."""
     return {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **variables}

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from sd_pipeline import SDPipeline
 from tests.components import tiny_components, tiny_unconditional_unet
-from tests.training.runs import TIMEOUT, environment, rows, train, write_config
+from tests.training.runs import TIMEOUT, environment, rows, train, write_finetuning
 from training.train import main
 
 PROMPT = "a handwritten three"
@@ -28,25 +28,8 @@ def teacher(tmp_path_factory) -> Path:
 
 
 def run_of(teacher: Path, folder: Path, **diffusion: Any) -> Path:
-    settings = {
-        "pretrained_model_name_or_path": str(teacher),
-        "distillation": {"num_inference_steps": 2, "teacher_num_inference_steps": 4},
-        "max_train_steps": 4,
-        "train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "checkpointing_steps": 2,
-    }
-    config = {
-        "output_dir": str(folder / "out"),
-        "report_to": "none",
-        "stages": ["diffusion"],
-        "data": {"dataset": "digits", "resolution": 32},
-        "diffusion": {**settings, **diffusion},
-        "evaluation": {"validation_prompts": [PROMPT]},
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    return write_config(folder / "run.yaml", config)
+    distillation = {"num_inference_steps": 2, "teacher_num_inference_steps": 4}
+    return write_finetuning(teacher, folder, PROMPT, **{"distillation": distillation, **diffusion})
 
 
 @pytest.fixture(scope="module")

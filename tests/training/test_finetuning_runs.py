@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 
 from sd_pipeline import SDInpaintPipeline, SDPipeline
 from tests.components import tiny_components
-from tests.training.runs import TIMEOUT, environment, rows, train, write_config
+from tests.training.runs import TIMEOUT, environment, rows, train, write_finetuning
 from training.train import main
 
 PROMPT = "a handwritten three"
@@ -35,24 +35,7 @@ def base(tmp_path_factory) -> Path:
 
 
 def run_of(base: Path, folder: Path, **diffusion: Any) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {
-        "pretrained_model_name_or_path": str(base),
-        "max_train_steps": 4,
-        "train_batch_size": 4,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "checkpointing_steps": 2,
-    }
-    config = {
-        "output_dir": str(folder / "out"),
-        "report_to": "none",
-        "stages": ["diffusion"],
-        "data": {"dataset": "digits", "resolution": 32},
-        "diffusion": {**settings, **diffusion},
-        "evaluation": {"validation_prompts": [PROMPT]},
-    }
-    return write_config(folder / "run.yaml", config)
+    return write_finetuning(base, folder, PROMPT, **diffusion)
 
 
 def trained(base: Path, folder: Path, *overrides: str, **diffusion: Any) -> Path:
