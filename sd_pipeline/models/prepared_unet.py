@@ -36,8 +36,8 @@ class PreparedUNet:
         encoder_hidden_states (`torch.Tensor` of shape `(copies * b, length, cross_attention_dim)`, *optional*):
             Embeddings of the texts, of the U-Net's device and dtype; with guidance, those of the negative prompts
             first. `None` where no block attends to any.
-        run (`RunLayer`, *optional*): Applies convolutions and linear layers; by default `PackedLayers`. Has no
-            effect on a pass that is compiled.
+        run (`RunLayer`, *optional*): Applies convolutions, linear layers and normalisations of groups; by default
+            `PackedLayers`. Has no effect on a pass that is compiled.
     """
 
     def __init__(
@@ -168,7 +168,7 @@ def forward(
         for upsampler in block.upsamplers or ():
             # To the size of the next skip, which is not the double one where an odd size was halved.
             hidden_bchw = _upsample(upsampler, hidden_bchw, skips[-1].shape[-2:], run)
-    return run(unet.conv_out, unet.conv_act(unet.conv_norm_out(hidden_bchw)))
+    return run(unet.conv_out, unet.conv_act(run(unet.conv_norm_out, hidden_bchw)))
 
 
 def _blocks(unet: Any) -> Iterator[Any]:
@@ -189,7 +189,7 @@ def _transform(
 ) -> torch.Tensor:
     """Apply transformer blocks to a feature map as a sequence of pixels, around a skip connection."""
     height, width = features_bchw.shape[-2:]
-    hidden_bchw = transformer.norm(features_bchw)
+    hidden_bchw = run(transformer.norm, features_bchw)
     if transformer.use_linear_projection:
         hidden_blc = run(transformer.proj_in, _to_sequence(hidden_bchw))
     else:

@@ -64,7 +64,7 @@ class ResnetBlock2D(StockResnetBlock2D):
             input_tensor (`torch.Tensor` of shape `(b, in_channels, h, w)`): Floating point.
             time_projection (`torch.Tensor` of shape `(b, c, 1, 1)` or `(1, c, 1, 1)`, *optional*):
                 Of `project_time`.
-            run (`RunLayer`, *optional*): Applies the convolutions.
+            run (`RunLayer`, *optional*): Applies convolutions and normalisations.
 
         Returns:
             As `forward`.
@@ -72,9 +72,9 @@ class ResnetBlock2D(StockResnetBlock2D):
         Raises:
             ValueError: If the block scales by the embedding and there is none.
         """
-        hidden_bchw = self._resample(self.nonlinearity(self.norm1(input_tensor)))
+        hidden_bchw = self._resample(self.nonlinearity(run(self.norm1, input_tensor)))
         residual_bchw = self._resample(input_tensor)
-        hidden_bchw = self._norm_with_time(run(self.conv1, hidden_bchw), time_projection)
+        hidden_bchw = self._norm_with_time(run(self.conv1, hidden_bchw), time_projection, run)
         hidden_bchw = run(self.conv2, self.dropout(self.nonlinearity(hidden_bchw)))
         if self.conv_shortcut is not None:
             # Gradients of weights would have other strides than the weights themselves, which DDP warns about.
@@ -89,14 +89,16 @@ class ResnetBlock2D(StockResnetBlock2D):
             return self.upsample(features_bchw.contiguous() if is_large else features_bchw)
         return features_bchw if self.downsample is None else self.downsample(features_bchw)
 
-    def _norm_with_time(self, hidden_bchw: torch.Tensor, time_projection: torch.Tensor | None) -> torch.Tensor:
+    def _norm_with_time(
+        self, hidden_bchw: torch.Tensor, time_projection: torch.Tensor | None, run: RunLayer
+    ) -> torch.Tensor:
         """Normalise, with the timestep as a shift before it, or as a scale and a shift after it."""
         if self.time_embedding_norm != "scale_shift":
-            return self.norm2(hidden_bchw if time_projection is None else hidden_bchw + time_projection)
+            return run(self.norm2, hidden_bchw if time_projection is None else hidden_bchw + time_projection)
         if time_projection is None:
             raise ValueError("temb must be given where time_embedding_norm is 'scale_shift'")
         scale_bc11, shift_bc11 = time_projection.chunk(2, dim=1)
-        return self.norm2(hidden_bchw) * (1 + scale_bc11) + shift_bc11
+        return run(self.norm2, hidden_bchw) * (1 + scale_bc11) + shift_bc11
 
 
 def skip_divisions_by_one(network: nn.Module) -> None:
