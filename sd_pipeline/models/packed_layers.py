@@ -23,6 +23,7 @@ from diffusers.models.activations import GEGLU
 from torch import nn
 
 from sd_pipeline.models.channels_last_norm import channels_last_group_norm
+from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d, is_pixelwise
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -60,6 +61,7 @@ class PackedLayers:
     """
 
     def __init__(self, network: nn.Module) -> None:
+        # Those of 1x1 convolutions stay as they are.
         weights = [module.weight for module in network.modules() if type(module) is nn.Conv2d]
         self._packs_convolutions = sum(weight.nbytes for weight in weights) <= _MOST_PACKED_BYTES
         self._packed: dict[nn.Module, tuple[torch.Size, Layer]] = {}
@@ -82,8 +84,8 @@ class PackedLayers:
 
     def _pack(self, layer: Any, shape: torch.Size) -> Layer:
         kind = type(layer)
-        if kind is nn.Conv2d and _is_plain(layer) and _is_packable(layer.weight):
-            if _is_of_single_pixels(layer):
+        if kind in (nn.Conv2d, PixelwiseConv2d) and _is_plain(layer) and _is_packable(layer.weight):
+            if is_pixelwise(layer):
                 return _pack_pixelwise_convolution(layer, shape)
             if self._packs_convolutions and _num_multiplications(layer.weight, shape) >= _FEWEST_MULTIPLICATIONS:
                 return _pack_convolution(layer, shape)
@@ -126,10 +128,6 @@ def _is_mkl_fast() -> bool:
 
 def _is_plain(layer: nn.Conv2d) -> bool:
     return layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
-
-
-def _is_of_single_pixels(layer: nn.Conv2d) -> bool:
-    return (*layer.kernel_size, *layer.stride, layer.groups, *layer.padding) == (1, 1, 1, 1, 1, 0, 0)
 
 
 def _has_narrow_groups(layer: nn.GroupNorm, shape: torch.Size) -> bool:

@@ -17,6 +17,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d
 from sd_pipeline.models.resnet_block import ResnetBlock2D
 from sd_pipeline.models.unet_2d_condition import SDAttnProcessor, SDUNet2DConditionModel
 
@@ -60,6 +61,7 @@ _KINDS_OF_MODULES = {
     TimestepEmbedding,
     *(getattr(unet_2d_blocks, name) for names in _BLOCKS.values() for name in names if name),
     ResnetBlock2D,
+    PixelwiseConv2d,
     Downsample2D,
     Upsample2D,
     Transformer2DModel,
