@@ -1,4 +1,4 @@
-"""Convolutions, linear layers and normalisations of groups as a CPU computes them fastest.
+"""The layers of a U-Net as a CPU computes them fastest.
 
 oneDNN, the library behind convolutions, wants weights in a layout of its own. `torch.nn.functional.conv2d` brings them
 into it in every call, which takes as long as the convolution itself where feature maps are small; linear layers do not
@@ -58,12 +58,17 @@ class PackedLayers:
 
     Args:
         network (`torch.nn.Module`): Whose layers are applied, without gradients.
+
+    Attributes:
+        most_bytes (`int`): What the copies can take.
     """
 
     def __init__(self, network: nn.Module) -> None:
         # Those of 1x1 convolutions stay as they are.
         weights = [module.weight for module in network.modules() if type(module) is nn.Conv2d]
-        self._packs_convolutions = sum(weight.nbytes for weight in weights) <= _MOST_PACKED_BYTES
+        num_bytes = sum(weight.nbytes for weight in weights)
+        self._packs_convolutions = num_bytes <= _MOST_PACKED_BYTES
+        self.most_bytes = num_bytes if self._packs_convolutions else 0
         self._packed: dict[nn.Module, tuple[torch.Size, Layer]] = {}
 
     def __call__(self, layer: nn.Module, features: torch.Tensor) -> torch.Tensor:
@@ -95,7 +100,20 @@ class PackedLayers:
             return _pack_geglu(layer.proj)
         if kind is nn.GroupNorm and _has_narrow_groups(layer, shape):
             return partial(_normalise, layer)
-        return layer
+        return _without_module(layer)
+
+
+def _without_module(layer: Any) -> Layer:
+    """Leave out what `torch.nn.Module` does around a function, which takes as long as it does where it is small."""
+    kind = type(layer)
+    if kind is nn.Linear:
+        return partial(F.linear, weight=layer.weight, bias=layer.bias)
+    if kind is nn.LayerNorm:
+        shape, weights = layer.normalized_shape, {"weight": layer.weight, "bias": layer.bias}
+        return partial(F.layer_norm, normalized_shape=shape, **weights, eps=layer.eps)
+    if kind is nn.GroupNorm:
+        return partial(F.group_norm, num_groups=layer.num_groups, weight=layer.weight, bias=layer.bias, eps=layer.eps)
+    return F.silu if kind is nn.SiLU and not layer.inplace else layer
 
 
 def _is_packable(weight: torch.Tensor) -> bool:

@@ -36,7 +36,7 @@ class PreparedUNet:
         encoder_hidden_states (`torch.Tensor` of shape `(copies * b, length, cross_attention_dim)`, *optional*):
             Embeddings of the texts, of the U-Net's device and dtype; with guidance, those of the negative prompts
             first. `None` where no block attends to any.
-        run (`RunLayer`, *optional*): Applies convolutions, linear layers and normalisations of groups; by default
+        run (`RunLayer`, *optional*): Applies convolutions, linear layers, normalisations and activations; by default
             `PackedLayers`. Has no effect on a pass that is compiled.
     """
 
@@ -139,7 +139,7 @@ def forward(
         time_projections (list of `torch.Tensor` of shape `(1, c, 1, 1)`): One for each ResNet block.
         keys_and_values (list of pairs of `torch.Tensor` of shape `(copies * b, n, s, c / n)`): One pair for each
             cross-attention.
-        run (`RunLayer`, *optional*): Applies convolutions and linear layers.
+        run (`RunLayer`, *optional*): Applies layers.
 
     Returns:
         `torch.Tensor` of shape `(copies * b, out_channels, h, w)`.
@@ -168,7 +168,7 @@ def forward(
         for upsampler in block.upsamplers or ():
             # To the size of the next skip, which is not the double one where an odd size was halved.
             hidden_bchw = _upsample(upsampler, hidden_bchw, skips[-1].shape[-2:], run)
-    return run(unet.conv_out, unet.conv_act(run(unet.conv_norm_out, hidden_bchw)))
+    return run(unet.conv_out, run(unet.conv_act, run(unet.conv_norm_out, hidden_bchw)))
 
 
 def _blocks(unet: Any) -> Iterator[Any]:
@@ -208,15 +208,15 @@ def _transform_sequence(block: Any, hidden_blc: torch.Tensor, text: KeysAndValue
 
     The batch becomes that of the text at the cross-attention.
     """
-    normed_blc = block.norm1(hidden_blc)
+    normed_blc = run(block.norm1, hidden_blc)
     pixels = _project_keys_and_values(block.attn1, normed_blc, run)
     hidden_blc = hidden_blc + _attend(block.attn1, run(block.attn1.to_q, normed_blc), pixels, run)
 
-    query_blc = _repeat_like(text[0], run(block.attn2.to_q, block.norm2(hidden_blc)))
+    query_blc = _repeat_like(text[0], run(block.attn2.to_q, run(block.norm2, hidden_blc)))
     attended_blc = _attend(block.attn2, query_blc, text, run)
     hidden_blc = _repeat_like(attended_blc, hidden_blc) + attended_blc
 
-    inner_blc = run(block.ff.net[0], block.norm3(hidden_blc))
+    inner_blc = run(block.ff.net[0], run(block.norm3, hidden_blc))
     return hidden_blc + run(block.ff.net[2], inner_blc)
 
 

@@ -64,7 +64,7 @@ class ResnetBlock2D(StockResnetBlock2D):
             input_tensor (`torch.Tensor` of shape `(b, in_channels, h, w)`): Floating point.
             time_projection (`torch.Tensor` of shape `(b, c, 1, 1)` or `(1, c, 1, 1)`, *optional*):
                 Of `project_time`.
-            run (`RunLayer`, *optional*): Applies convolutions and normalisations.
+            run (`RunLayer`, *optional*): Applies convolutions, normalisations and activations.
 
         Returns:
             As `forward`.
@@ -72,10 +72,10 @@ class ResnetBlock2D(StockResnetBlock2D):
         Raises:
             ValueError: If the block scales by the embedding and there is none.
         """
-        hidden_bchw = self._resample(self.nonlinearity(run(self.norm1, input_tensor)))
+        hidden_bchw = self._resample(run(self.nonlinearity, run(self.norm1, input_tensor)))
         residual_bchw = self._resample(input_tensor)
         hidden_bchw = self._norm_with_time(run(self.conv1, hidden_bchw), time_projection, run)
-        hidden_bchw = run(self.conv2, self.dropout(self.nonlinearity(hidden_bchw)))
+        hidden_bchw = run(self.conv2, self.dropout(run(self.nonlinearity, hidden_bchw)))
         if self.conv_shortcut is not None:
             # Gradients of weights would have other strides than the weights themselves, which DDP warns about.
             residual_bchw = run(self.conv_shortcut, residual_bchw.contiguous() if self.training else residual_bchw)

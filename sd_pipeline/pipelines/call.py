@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
@@ -40,6 +40,8 @@ class Call:
         callback_on_step_end (callable, *optional*): Called after each step.
         callback_on_step_end_tensor_inputs (sequence of `str`): What it gets.
         num_prompts (`int`, defaults to 0): How many prompts there are; counted when the call is checked.
+        device (`torch.device`): Where the models compute; found when the call is checked, as the search for it goes
+            through all modules.
     """
 
     prompt: str | list[str] | None
@@ -62,6 +64,7 @@ class Call:
     callback_on_step_end: Callback
     callback_on_step_end_tensor_inputs: list[str] | tuple[str, ...]
     num_prompts: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @classmethod
     def from_arguments(cls, arguments: Mapping[str, Any]) -> Call:

@@ -54,7 +54,7 @@ class SDGenerationPipeline(SDCompilablePipeline):
         self._guidance_scale, self._interrupt = numbers["guidance_scale"], False
         num_prompts = self.count_prompts(call)
         call_arguments.check_count("num_images_per_prompt", call.num_images_per_prompt)
-        call = replace(call, num_prompts=num_prompts, **numbers)
+        call = replace(call, num_prompts=num_prompts, device=self._execution_device, **numbers)
         num_layers = self.text_encoder and self.text_encoder.config.num_hidden_layers
         call_arguments.check_clip_skip(call.clip_skip, num_layers)
         call_arguments.check_generator(call.generator, call.num_images)
@@ -99,37 +99,38 @@ class SDGenerationPipeline(SDCompilablePipeline):
             is_guided=self._guidance_scale > 1,
         )
 
-    def draw_noise(
-        self, shape: Sequence[int], generator: Generators = None, latents: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def draw_noise(self, call: Call, shape: Sequence[int], latents: torch.Tensor | None = None) -> torch.Tensor:
         """Draw standard normal noise, unless it is given.
 
         Args:
+            call (`Call`): Checked.
             shape (sequence of `int`): `(batch_size, num_channels, height, width)`.
-            generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One, or one for each image.
             latents (`torch.Tensor` of that shape, *optional*): The noise, taken as it is.
 
         Returns:
             `torch.Tensor` of that shape and of the U-Net's dtype.
         """
-        device, dtype = self._execution_device, self.unet.dtype
+        dtype = self.unet.dtype
         if latents is None:
-            latents = randn_tensor(tuple(shape), generator=generator, device=device, dtype=dtype)
-        return latents.to(device, dtype)
+            latents = randn_tensor(tuple(shape), generator=call.generator, device=call.device, dtype=dtype)
+        return latents.to(call.device, dtype)
 
-    def encode_images(self, pixel_values: torch.Tensor, generator: Generators = None) -> torch.Tensor:
+    def encode_images(
+        self, pixel_values: torch.Tensor, generator: Generators = None, device: torch.device | None = None
+    ) -> torch.Tensor:
         """Turn images into latents, each a sample of its posterior.
 
         Args:
             pixel_values (`torch.Tensor` of shape `(batch_size, 3, height, width)`): In [-1, 1], floating point; both
                 sides are multiples of `vae_scale_factor`.
             generator (`torch.Generator` or `list[torch.Generator]`, *optional*): One, or one for each image.
+            device (`torch.device`, *optional*): Where the models compute; by default the pipeline finds out.
 
         Returns:
             `torch.Tensor` of shape `(batch_size, num_channels, height / factor, width / factor)`, of the U-Net's
             dtype: x_0. Without an autoencoder these are the images themselves.
         """
-        device, dtype = self._execution_device, self.unet.dtype
+        device, dtype = device or self._execution_device, self.unet.dtype
         if self.vae is None:
             return pixel_values.to(device, dtype)
         pixel_values = pixel_values.to(device, self.vae.dtype)
@@ -157,9 +158,9 @@ class SDGenerationPipeline(SDCompilablePipeline):
         """
         numbers = (call.num_prompts, call.num_images_per_prompt)
         if isinstance(call.generator, (list, tuple)):
-            return self.encode_images(one_for_each(pixel_values, *numbers, "image"), call.generator)
+            return self.encode_images(one_for_each(pixel_values, *numbers, "image"), call.generator, call.device)
         # As in diffusers, one generator draws one sample of a posterior, however many images start from it.
-        return one_for_each(self.encode_images(pixel_values, call.generator), *numbers, "image")
+        return one_for_each(self.encode_images(pixel_values, call.generator, call.device), *numbers, "image")
 
     def take_timesteps(self, call: Call, strength: float | None = None) -> torch.Tensor:
         """Set the scheduler's timesteps.
@@ -174,8 +175,8 @@ class SDGenerationPipeline(SDCompilablePipeline):
         Raises:
             ValueError: If the scheduler refuses them.
         """
-        device, num_steps = self._execution_device, call.num_inference_steps or 0
-        timesteps = set_timesteps(self.scheduler, num_steps, call.timesteps, call.sigmas, device)
+        num_steps = call.num_inference_steps or 0
+        timesteps = set_timesteps(self.scheduler, num_steps, call.timesteps, call.sigmas, call.device)
         if strength is not None:
             is_custom = call.timesteps is not None or call.sigmas is not None
             timesteps = start_late(self.scheduler, len(timesteps) if is_custom else num_steps, strength)
@@ -198,7 +199,7 @@ class SDGenerationPipeline(SDCompilablePipeline):
         if self.takes_prompts:
             embeds, negative_embeds = self.encode_prompt(
                 call.prompt,
-                self._execution_device,
+                call.device,
                 call.num_images_per_prompt,
                 self.do_classifier_free_guidance,
                 call.negative_prompt,

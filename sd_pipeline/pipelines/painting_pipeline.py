@@ -64,7 +64,7 @@ class SDPaintingPipeline(SDGenerationPipeline):
         Returns:
             `torch.Tensor` of shape `(num_images, num_channels, height, width)`: x_0 of the whole canvas.
         """
-        factor, device, dtype = self.vae_scale_factor, self._execution_device, self.unet.dtype
+        factor, device, dtype = self.vae_scale_factor, call.device, self.unet.dtype
         canvas, hole = (pad_to_multiple(given, self.size_multiple) for given in (images, holes))
         canvas = canvas * 2 - 1
         numbers = (call.num_prompts, call.num_images_per_prompt)
@@ -77,7 +77,7 @@ class SDPaintingPipeline(SDGenerationPipeline):
         image_latents = None
         if puts_back or not starts_from_noise:
             image_latents = self.encode_for_call(call, canvas)
-        noise = self.draw_noise(shape, call.generator, latents)
+        noise = self.draw_noise(call, shape, latents)
         if image_latents is None or starts_from_noise:
             start = noise * self.scheduler.init_noise_sigma
         elif len(timesteps) == 0:
@@ -95,7 +95,7 @@ class SDPaintingPipeline(SDGenerationPipeline):
             # diffusers encodes the masked image for a U-Net that does not look at it too, and draws this noise.
             is_list = isinstance(call.generator, (list, tuple))
             num_masked = call.num_images if is_list else max(len(images), len(holes))
-            self.draw_noise((num_masked, *shape[1:]), call.generator)
+            self.draw_noise(call, (num_masked, *shape[1:]))
         known = None
         if puts_back and image_latents is not None:
             known = KnownRegion(image_latents, noise, mask)

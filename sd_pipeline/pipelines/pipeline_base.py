@@ -25,6 +25,9 @@ from sd_pipeline.pipelines.scheduler_use import Scheduler, check_prediction_type
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+# Through these accelerate and diffusers compute elsewhere than where weights are.
+_HOOKS = frozenset({"_hf_hook", "_diffusers_hook"})
+
 
 class SDBasePipeline(StableDiffusionMixin, SafetensorsLoraMixin, StockRepositoryPipeline):
     """Components, what a call may ask of them, prompts to embeddings. LoRA files load and unload as in diffusers.
@@ -101,6 +104,18 @@ class SDBasePipeline(StableDiffusionMixin, SafetensorsLoraMixin, StockRepository
         if not {"dtype", "torch_dtype"} & kwargs.keys():
             kwargs["dtype"] = pipeline.dtype
         return super().from_pipe(pipeline, **kwargs)
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Where the models compute, as diffusers finds it.
+
+        It looks for hooks by asking every module for an attribute that hardly any has, which takes as long as a step
+        of a small model. Only somebody who offloads waits for that here.
+        """
+        models = [component for component in self.components.values() if isinstance(component, torch.nn.Module)]
+        if any(not _HOOKS.isdisjoint(vars(module)) for model in models for module in model.modules()):
+            return super()._execution_device
+        return self.device
 
     @property
     def guidance_scale(self) -> float:

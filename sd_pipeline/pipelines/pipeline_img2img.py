@@ -120,7 +120,7 @@ class SDImg2ImgPipeline(SDGenerationPipeline):
         canvas = pad_to_multiple(images, self.size_multiple) * 2 - 1
         latents = self.encode_for_call(call, canvas)
         if len(timesteps_to_take) > 0:
-            noise = self.draw_noise(latents.shape, call.generator)
+            noise = self.draw_noise(call, latents.shape)
             first = timesteps_to_take[:1].expand(call.num_images)
             latents = self.scheduler.add_noise(latents, noise, first)
         latents = self.run(call, latents, timesteps_to_take)

@@ -132,6 +132,6 @@ class SDPipeline(SDGenerationPipeline):
             check_tensor("latents", latents, shape)
 
         timesteps_to_take = self.take_timesteps(call)
-        noise = self.draw_noise(shape, call.generator, latents)
+        noise = self.draw_noise(call, shape, latents)
         latents = self.run(call, noise * self.scheduler.init_noise_sigma, timesteps_to_take)
         return self.finish(call, latents)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -12,6 +13,11 @@ from sd_pipeline.models.prepared_unet import PreparedUNet
 
 if TYPE_CHECKING:
     from sd_pipeline.pipelines.denoising import DenoisingInputs
+
+
+# Packing takes as long as a step of a small model. Beyond this its copies are given up after a run.
+_MOST_KEPT_BYTES = 2**26
+_kept_layers: WeakKeyDictionary[torch.nn.Module, tuple[list[Any], PackedLayers]] = WeakKeyDictionary()
 
 
 class Predictor:
@@ -68,7 +74,7 @@ class Predictor:
             return
         state, state_of_text = state_of(self._unet), None if text is None else version_of(text)
         if self._layers is None or state != self._state[:-1]:
-            self._layers = PackedLayers(self._unet)
+            self._layers = _packed_layers(self._unet, state)
         elif is_same_text and self._prepared is not None and self._state[-1] == state_of_text:
             return
         self._state = [*state, state_of_text]
@@ -76,6 +82,17 @@ class Predictor:
             # Guidance away from the prompt itself leads nowhere: half of the predictions is a copy of the other.
             text = text.chunk(2)[0]
         self._prepared = PreparedUNet(self._unet, self._timesteps, text, self._layers)
+
+
+def _packed_layers(unet: torch.nn.Module, state: list[Any]) -> PackedLayers:
+    """Pack the layers of a U-Net, unless its small ones were packed in an earlier run and are the same still."""
+    of_parts = [part for part in state if part is not unet]  # What is kept must not keep the U-Net itself.
+    kept_state, layers = _kept_layers.get(unet, (None, None))
+    if layers is None or kept_state != of_parts:
+        layers = PackedLayers(unet)
+        if layers.most_bytes <= _MOST_KEPT_BYTES:
+            _kept_layers[unet] = of_parts, layers
+    return layers
 
 
 def repeat_batch(batch: torch.Tensor, copies: int) -> torch.Tensor:

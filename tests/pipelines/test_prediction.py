@@ -21,7 +21,6 @@ from peft import LoraConfig
 from torch import nn
 
 from sd_pipeline import SDImg2ImgPipeline, SDInpaintPipeline, SDOutpaintPipeline, SDPipeline
-from sd_pipeline.models.packed_layers import PackedLayers
 from sd_pipeline.models.prepared_unet import PreparedUNet
 from sd_pipeline.pipelines.denoising import DenoisingInputs, denoise
 from sd_pipeline.pipelines.scheduler_use import set_timesteps
@@ -297,21 +296,6 @@ def test_outpainting_is_prepared(shapes, prepared):
     made = pipe(PROMPT, image=image, padding=(0, 0, 32, 0), num_inference_steps=3, generator=generator()).images[0]
     assert len(prepared) >= 3
     np.testing.assert_array_equal(np.asarray(made)[:, :64], np.asarray(image))
-
-
-def test_layers_are_packed_once_a_run(shapes, monkeypatch):
-    made = []
-    start = PackedLayers.__init__
-
-    def counted(self: PackedLayers, network: nn.Module) -> None:
-        made.append(network)
-        start(self, network)
-
-    monkeypatch.setattr(PackedLayers, "__init__", counted)
-    for callback in (None, lambda pipe, step, timestep, tensors: tensors):
-        made.clear()
-        shapes[0](PROMPT, num_inference_steps=4, callback_on_step_end=callback)
-        assert len(made) == 1
 
 
 def test_half_precision(shapes):
