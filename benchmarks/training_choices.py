@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D as StockResnetBlock2D
+from torch import nn
 
 from benchmarks.compared_models import SHAPES
 from benchmarks.stepped_training import USUAL_MEMORY, FixedPrecision, KeptImages, SteppedTrainer
+from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d
 from sd_pipeline.models.resnet_block import ResnetBlock2D
 from sd_pipeline.models.unet_2d_condition import SDAttnProcessor
 from training.config import TrainConfig
@@ -156,6 +158,19 @@ def with_divisions(run: Run) -> SteppedTrainer:
     return trainer
 
 
+def with_plain_convolutions(run: Run) -> SteppedTrainer:
+    """Let 1x1 convolutions be convolutions.
+
+    Args:
+        run (`Run`): With all choices.
+    """
+    trainer = run.trainer()
+    for module in trainer.task.unet.modules():
+        if type(module) is PixelwiseConv2d:
+            module.__class__ = nn.Conv2d
+    return trainer
+
+
 def with_repeated_captions(run: Run) -> SteppedTrainer:
     """Encode a caption once for every sample that has it.
 
@@ -183,6 +198,7 @@ TAKEN_BACK: dict[str, Callable[[Run], SteppedTrainer]] = {
     "fused AdamW": with_default_adamw,
     "average of all weights at once": with_looped_average,
     "no division by 1.0": with_divisions,
+    "1x1 convolutions as matrix products": with_plain_convolutions,
     "each distinct caption encoded once": with_repeated_captions,
     "freed memory kept": with_usual_memory,
 }

@@ -11,7 +11,7 @@ from pathlib import Path
 DEFAULT_MODEL = "pretrained/shapes-64"
 """The model that the command line takes unless it is told otherwise."""
 
-PACKAGED_MODELS = (DEFAULT_MODEL, "pretrained/emoji-64")
+PACKAGED_MODELS = (DEFAULT_MODEL, "pretrained/shapes-64-student", "pretrained/emoji-64")
 """What `from_pretrained` finds from any working directory. These names are never looked up on the Hub."""
 
 _PLACES = (Path(__file__).parent, Path(__file__).parents[1])

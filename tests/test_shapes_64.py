@@ -1,4 +1,4 @@
-"""The model of the truth task that travels with the package is as good as its card says."""
+"""The models of the truth task that travel with the package, teacher and student, are as good as their cards say."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from training.data.shape_scenes import SPLITS
 from training.evaluation.suite_shapes import TruthScenes
 from training.evaluation.truth import check
 
-FOLDER = ROOT / DEFAULT_MODEL
+STUDENT = "pretrained/shapes-64-student"
+BOTH = pytest.mark.parametrize("name", [DEFAULT_MODEL, STUDENT])
 PROMPT = "a large red star above a small blue ring on a grey background"
 # A series of scenes that neither training nor the score of the card is from.
 SERIES = -424_242
@@ -28,15 +29,33 @@ def generators(count: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(number) for number in range(count)]
 
 
-def test_its_card_shows_its_score_and_how_to_reproduce_it():
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+def card_of(name: str) -> str:
+    return (ROOT / name / "README.md").read_text(encoding="utf-8")
+
+
+def rates_of(name: str) -> dict[str, float]:
+    """The share of captions that come true, of each split."""
+    results = ModelCard(card_of(name)).data.eval_results
+    return {result.dataset_split: result.metric_value for result in results if result.metric_type == "accuracy"}
+
+
+@BOTH
+def test_its_card_shows_its_score_and_how_to_reproduce_it(name):
+    card = card_of(name)
     assert "--suite shapes" in card
-    results = ModelCard(card).data.eval_results
-    assert {result.dataset_split for result in results if result.metric_type == "accuracy"} == set(SPLITS)
+    assert rates_of(name).keys() == set(SPLITS)
+
+
+def test_the_student_needs_few_passes_and_is_nearly_as_good_as_its_teacher():
+    recommended = SDPipeline.from_pretrained(STUDENT).config["recommended_call"]
+    assert recommended["num_inference_steps"] == 4
+    assert recommended["guidance_scale"] == 1
+    teacher, student = rates_of(DEFAULT_MODEL), rates_of(STUDENT)
+    assert sum(student.values()) >= sum(teacher.values()) - 0.02 * len(SPLITS)
 
 
 def test_its_card_has_its_bits_with_protocol_and_baselines():
-    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    card = card_of(DEFAULT_MODEL)
     bits = [result for result in ModelCard(card).data.eval_results if result.metric_type == "bits_per_dimension"]
     assert len(bits) == 2
     for told in ("--suite bits", "all 1000 timesteps", "PNG", "WebP, lossless", "histogram of each pixel"):
@@ -45,9 +64,10 @@ def test_its_card_has_its_bits_with_protocol_and_baselines():
 
 
 @pytest.mark.slow
-def test_fresh_captions_of_every_split_come_true():
+@BOTH
+def test_fresh_captions_of_every_split_come_true(name):
     num_prompts = 40
-    pipe = SDPipeline.from_pretrained(DEFAULT_MODEL)
+    pipe = SDPipeline.from_pretrained(name)
     pipe.set_progress_bar_config(disable=True)
     captions = TruthScenes(num_prompts, 64, SERIES).captions
     images = [image for start in range(0, len(captions), 20) for image in _generate(pipe, captions, start, 20)]
