@@ -1,7 +1,7 @@
 """Group normalisation of feature maps whose channels come last, for groups of few channels on a CPU.
 
-torch's kernel for them goes through the channels of a group in its innermost loop. Where these are two or four, it
-takes two to four times as long as the operations here, which go through all channels at once.
+torch's kernel for them goes through the channels of a group in its innermost loop. Where these are two to
+six, it takes up to three times as long as the operations here, which go through all channels at once.
 
 Shapes: b batch, c channels, h height, w width, l pixels, g groups, d channels of a group.
 """
