@@ -33,7 +33,9 @@ class PixelwiseConv2d(nn.Conv2d):
             return super().forward(input)
         weight_oc, (height, width) = self.weight.flatten(1), input.shape[2:]
         if self.bias is None or height * width < _FEWEST_PIXELS_OF_A_SAMPLE:
-            return F.linear(input.permute(0, 2, 3, 1), weight_oc, self.bias).permute(0, 3, 1, 2)
+            output_bhwo = F.linear(input.permute(0, 2, 3, 1), weight_oc, self.bias)
+            # Channels that come last would spread to all that follows, where group normalisation is slow on them.
+            return output_bhwo.permute(0, 3, 1, 2).contiguous()
         weight_boc, bias_1o1 = weight_oc.expand(len(input), -1, -1), self.bias[None, :, None]
         return torch.baddbmm(bias_1o1, weight_boc, input.flatten(2)).unflatten(2, (height, width))
 

@@ -53,6 +53,7 @@ def test_under_autocast_outputs_and_gradients_differ_by_rounding(bias, side, mem
         with torch.autocast("cpu", torch.bfloat16):
             output = layer(features)
         assert output.dtype == torch.bfloat16
+        assert type(layer) is nn.Conv2d or output.is_contiguous()
         output.backward(torch.randn_like(output, memory_format=torch.contiguous_format))
         results.append([output.detach(), features.grad, *(weight.grad for weight in layer.parameters())])
     # Or DDP would warn.
