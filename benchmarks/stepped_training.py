@@ -141,6 +141,7 @@ def shapes_config(folder: Path, conditions: Conditions) -> TrainConfig:
         diffusion=DiffusionConfig(
             unet={**UNET_11M, **{name: list(UNET_11M[name]) for name in UNET_11M if name.endswith("s")}},
             cache_latents=True,
+            pre_compute_text_embeddings=True,
             timestep_sampling="stratified",
             **{"train_batch_size": 32, **batch},
         ),

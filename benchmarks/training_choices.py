@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from sd_pipeline.models.resnet_block import ResnetBlock2D
 from sd_pipeline.models.unet_2d_condition import SDAttnProcessor
 from training.config import TrainConfig
 from training.engine.ema import AveragedWeights
-from training.engine.task import Batch
 from training.tasks.components import load_frozen_models
 from training.tasks.diffusion import DiffusionTask
 
@@ -34,36 +34,18 @@ class Run:
         images (`KeptImages`): Training images.
         device (`torch.device`): Where networks compute.
         precision (`str`): `"bf16"` or `"no"`.
-        kind (`type`): The class of the task.
     """
 
     config: TrainConfig
     images: KeptImages
     device: torch.device
     precision: str = "bf16"
-    kind: type[DiffusionTask] = DiffusionTask
 
     def trainer(self) -> SteppedTrainer:
         """Build the task, upon the text encoder and the autoencoder of shapes-64, and its trainer."""
-        task = self.kind(self.config, self.images, load_frozen_models(SHAPES, SHAPES, self.device))
+        task = DiffusionTask(self.config, self.images, load_frozen_models(SHAPES, SHAPES, self.device))
         accelerator = FixedPrecision(self.precision, self.device)
         return SteppedTrainer(task, self.config.diffusion, accelerator, Path(self.config.output_dir))
-
-
-class RepeatedCaptions(DiffusionTask):
-    """Encodes the caption of every sample, the empty one of dropped captions as often as it comes."""
-
-    def collate(self, samples: Sequence[Mapping[str, Any]]) -> Batch:
-        """Stack and draw as the task does, with one row of tokens a sample.
-
-        Args:
-            samples (sequence of mappings): From the data set.
-        """
-        batch = super().collate(samples)
-        if "caption_rows" in batch:
-            batch["input_ids"] = batch["input_ids"][batch["caption_rows"]]
-            batch["caption_rows"] = torch.arange(len(samples))
-        return batch
 
 
 class DividedAttention(SDAttnProcessor):
@@ -90,13 +72,14 @@ class LoopedAverage(AveragedWeights):
         self._average.step(self._own_parts())
 
 
-def encoded_anew(run: Run) -> SteppedTrainer:
-    """Encode every image in every step.
+def encoded_anew(run: Run, what: str) -> SteppedTrainer:
+    """Encode every image or every caption in every step.
 
     Args:
         run (`Run`): With all choices.
+        what (`str`): The key of the configuration that would have it done before training.
     """
-    settings = dataclasses.replace(run.config.diffusion, cache_latents=False)
+    settings = dataclasses.replace(run.config.diffusion, **{what: False})
     return dataclasses.replace(run, config=dataclasses.replace(run.config, diffusion=settings)).trainer()
 
 
@@ -171,15 +154,6 @@ def with_plain_convolutions(run: Run) -> SteppedTrainer:
     return trainer
 
 
-def with_repeated_captions(run: Run) -> SteppedTrainer:
-    """Encode a caption once for every sample that has it.
-
-    Args:
-        run (`Run`): With all choices.
-    """
-    return dataclasses.replace(run, kind=RepeatedCaptions).trainer()
-
-
 def with_usual_memory(run: Run) -> SteppedTrainer:
     """Let memory that is freed go back to the system.
 
@@ -192,13 +166,13 @@ def with_usual_memory(run: Run) -> SteppedTrainer:
 
 
 TAKEN_BACK: dict[str, Callable[[Run], SteppedTrainer]] = {
-    "cached latents": encoded_anew,
+    "cached latents": partial(encoded_anew, what="cache_latents"),
+    "captions encoded before training": partial(encoded_anew, what="pre_compute_text_embeddings"),
     "bfloat16 autocast": in_float32,
     "attention in float32 under autocast": with_lower_attention,
     "fused AdamW": with_default_adamw,
     "average of all weights at once": with_looped_average,
     "no division by 1.0": with_divisions,
     "1x1 convolutions as matrix products": with_plain_convolutions,
-    "each distinct caption encoded once": with_repeated_captions,
     "freed memory kept": with_usual_memory,
 }

@@ -195,6 +195,13 @@ class TrainConfig:
         is_frozen = self.text_encoder.training == "frozen"
         require(not (self.diffusion.train_text_encoder and is_frozen), key, True, allowed)
 
+        if self.diffusion.pre_compute_text_embeddings:
+            key = "diffusion.pre_compute_text_embeddings"
+            allowed = "false with text_encoder.training 'joint', which changes them"
+            require(self.text_encoder.training != "joint", key, True, allowed)
+            allowed = "false with data.streaming, whose captions are read as they come"
+            require(not self.data.streaming, key, True, allowed)
+
         if self.diffusion.distillation.is_on:
             self.evaluation.check_left_to_student()
 

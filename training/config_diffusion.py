@@ -85,6 +85,8 @@ class DiffusionConfig(StageConfig):
         cache_latents: Encode every image once, before training; only for images that are not augmented.
         latent_cache_dir: Folder of the encoded images, which runs with the same autoencoder and images may share;
             null takes `OUTPUT_DIR/latents`.
+        pre_compute_text_embeddings: Encode every caption once, before training, and keep the result in memory: 4 bytes
+            times captions, tokens and width of the text encoder in each process.
         train_text_encoder: Go on training a contrastive or pretrained text encoder with the U-Net.
         text_encoder_learning_rate: Peak learning rate of a text encoder that learns with the U-Net; null takes
             `learning_rate`.
@@ -110,6 +112,7 @@ class DiffusionConfig(StageConfig):
     sample_posterior: bool = True
     cache_latents: bool = False
     latent_cache_dir: str | None = None
+    pre_compute_text_embeddings: bool = False
     train_text_encoder: bool = False
     text_encoder_learning_rate: float | None = None
 
@@ -148,6 +151,9 @@ class DiffusionConfig(StageConfig):
         folder, allowed = self.latent_cache_dir, "a folder with diffusion.cache_latents, or null"
         fits = folder is None or (self.cache_latents and bool(folder.strip()))
         require(fits, "diffusion.latent_cache_dir", folder, allowed)
+        allowed = "false with diffusion.train_text_encoder, which changes them"
+        is_stale = self.pre_compute_text_embeddings and self.train_text_encoder
+        require(not is_stale, "diffusion.pre_compute_text_embeddings", True, allowed)
         for name in ("snr_gamma", "text_encoder_learning_rate"):
             value = getattr(self, name)
             is_possible = value is None or 0 < value < INFINITY

@@ -38,7 +38,9 @@ from training.train import main
 def finished(tmp_path_factory):
     """A finished run of all three stages, started through accelerate."""
     folder = tmp_path_factory.mktemp("finished")
-    config = write_config(folder / "run.yaml", tiny_config(folder / "out"))
+    values = tiny_config(folder / "out")
+    values["diffusion"]["pre_compute_text_embeddings"] = True
+    config = write_config(folder / "run.yaml", values)
     command = launch_command(["--config", str(config)])
     process = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=TIMEOUT, cwd=folder)
     assert process.returncode == 0, process.stderr

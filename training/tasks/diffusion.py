@@ -32,6 +32,7 @@ from training.tasks.lora import add_adapters, save_adapters
 from training.tasks.parameter_groups import decay_matrices_only
 from training.tasks.pretrained import recommended_call
 from training.tasks.schedulers import build_scheduler, recommended_scheduler
+from training.tasks.text_embeddings import TextEmbeddings
 from training.tasks.timestep_sampling import draw_timesteps, timesteps_of
 
 _PICTURES = 8
@@ -89,6 +90,10 @@ class DiffusionTask(WithoutAdversary):
             if model is not None:
                 model.requires_grad_(False).eval()
         joint = frozen.text_encoder if self.learns_text else None
+        self.text_embeddings: TextEmbeddings | None = None
+        tokenizer, text_encoder = frozen.tokenizer, frozen.text_encoder
+        if self.settings.pre_compute_text_embeddings and tokenizer is not None and text_encoder is not None:
+            self.text_embeddings = TextEmbeddings(dataset.captions, tokenizer, text_encoder)
         self.teacher: Teacher | None = None
         if self.settings.distillation.is_on and pretrained is not None:
             self.teacher = Teacher(config, pretrained, self.scheduler)
@@ -102,7 +107,7 @@ class DiffusionTask(WithoutAdversary):
         self.model = DenoisingModel(self.unet, joint, self.scheduler, self.settings, decoder)
         self.held_out: HeldOutImages | None = None
         if validation_dataset:
-            tokenizer, squares = frozen.tokenizer, validation_dataset.squares()
+            squares = validation_dataset.squares()
             tokens = None if tokenizer is None else partial(distinct_tokens, tokenizer)
             steps, offset = timesteps_of(self.settings, self.num_timesteps), self.settings.noise_offset
             self.held_out = HeldOutImages(squares, self._held_out, tokens, self.latent_shape, steps, offset)
@@ -160,6 +165,8 @@ class DiffusionTask(WithoutAdversary):
         if self.frozen.tokenizer is not None:
             dropped = uniform(seed, "diffusion/caption_drop", numbers) < self.settings.proportion_empty_prompts
             captions = ["" if drop else s["caption"] for drop, s in zip(dropped.tolist(), samples, strict=True)]
+            if self.text_embeddings is not None:
+                return {**batch, "encoder_hidden_states": self.text_embeddings(captions)}
             batch |= distinct_tokens(self.frozen.tokenizer, captions)
         return batch
 
@@ -176,7 +183,9 @@ class DiffusionTask(WithoutAdversary):
         arguments = {"noise": batch["noise"], "timesteps": batch["timesteps"], **self._seen(batch)}
         if self.learns_text:
             return {**arguments, "input_ids": batch["input_ids"], "caption_rows": batch["caption_rows"]}
-        if self.frozen.text_encoder is not None:
+        if "encoder_hidden_states" in batch:
+            arguments["encoder_hidden_states"] = batch["encoder_hidden_states"]
+        elif self.frozen.text_encoder is not None:
             hidden_states = self.frozen.text_encoder(batch["input_ids"])[0]
             arguments["encoder_hidden_states"] = hidden_states[batch["caption_rows"]]
         return arguments if self.teacher is None else self.teacher.teach(arguments)

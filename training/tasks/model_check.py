@@ -51,6 +51,7 @@ def check_models(
         _check_bucket_step(config, config.data.aspect_ratio_bucket_step, finished, pretrained)
     if pretrained is not None:
         _check_cache(config, has_vae=pretrained.vae is not None)
+        _check_text_embeddings(config, has_text=pretrained.text_encoder is not None)
         scheduler = build_scheduler(config, pretrained.vae is None, pretrained.scheduler)
         if config.diffusion.distillation.is_on:
             check_teacher(config, pretrained, scheduler)
@@ -83,6 +84,7 @@ def check_models(
     if "diffusion" in config.stages:
         has_vae = "autoencoder" in {*config.stages, *finished}
         _check_cache(config, has_vae)
+        _check_text_embeddings(config, has_text="text_encoder" in {*config.stages, *finished})
         _check_sampler(config, build_scheduler(config, in_pixel_space=not has_vae))
 
 
@@ -121,6 +123,11 @@ def _check_cache(config: TrainConfig, has_vae: bool) -> None:
         raise ConfigError("diffusion.cache_latents = True: a model in pixel space has no latents to cache")
     if config.diffusion.cache_latents:
         check_cache_folder(Path(config.latent_cache_dir).expanduser(), {})
+
+
+def _check_text_embeddings(config: TrainConfig, has_text: bool) -> None:
+    if config.diffusion.pre_compute_text_embeddings and not has_text:
+        raise ConfigError("diffusion.pre_compute_text_embeddings = True: the model has no text encoder")
 
 
 def _check_sampler(config: TrainConfig, scheduler: SDDDPMScheduler, of_pretrained: Scheduler | None = None) -> None:
