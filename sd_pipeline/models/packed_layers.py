@@ -54,7 +54,8 @@ class PackedLayers:
     Its results differ from those of the layers by rounding. A copy is made when its layer is first applied, or is
     applied to another shape than before, and does not follow what happens to the weights later. Layers that are no
     plain `torch.nn.Conv2d`, `torch.nn.Linear`, `torch.nn.GroupNorm` or gated linear unit (such as those with an
-    adapter around them), or are not on a CPU, are called as they are.
+    adapter around them), or are not on a CPU, are called as they are. SiLU writes over its input: that is what a
+    normalisation has just returned.
 
     Args:
         network (`torch.nn.Module`): Whose layers are applied, without gradients.
@@ -113,7 +114,7 @@ def _without_module(layer: Any) -> Layer:
         return partial(F.layer_norm, normalized_shape=shape, **weights, eps=layer.eps)
     if kind is nn.GroupNorm:
         return partial(F.group_norm, num_groups=layer.num_groups, weight=layer.weight, bias=layer.bias, eps=layer.eps)
-    return F.silu if kind is nn.SiLU and not layer.inplace else layer
+    return partial(F.silu, inplace=True) if kind is nn.SiLU else layer
 
 
 def _is_packable(weight: torch.Tensor) -> bool:

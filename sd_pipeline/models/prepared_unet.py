@@ -200,7 +200,8 @@ def _transform(
         hidden_bchw = _to_feature_map(run(transformer.proj_out, hidden_blc), height, width)
     else:
         hidden_bchw = run(transformer.proj_out, _to_feature_map(hidden_blc, height, width))
-    return hidden_bchw + _repeat_like(hidden_bchw, features_bchw)
+    # Here and below, what a layer has just returned is nobody else's, and its memory is near.
+    return hidden_bchw.add_(_repeat_like(hidden_bchw, features_bchw))
 
 
 def _transform_sequence(block: Any, hidden_blc: torch.Tensor, text: KeysAndValues, run: RunLayer) -> torch.Tensor:
@@ -210,14 +211,14 @@ def _transform_sequence(block: Any, hidden_blc: torch.Tensor, text: KeysAndValue
     """
     normed_blc = run(block.norm1, hidden_blc)
     pixels = _project_keys_and_values(block.attn1, normed_blc, run)
-    hidden_blc = hidden_blc + _attend(block.attn1, run(block.attn1.to_q, normed_blc), pixels, run)
+    hidden_blc = _attend(block.attn1, run(block.attn1.to_q, normed_blc), pixels, run).add_(hidden_blc)
 
     query_blc = _repeat_like(text[0], run(block.attn2.to_q, run(block.norm2, hidden_blc)))
     attended_blc = _attend(block.attn2, query_blc, text, run)
-    hidden_blc = _repeat_like(attended_blc, hidden_blc) + attended_blc
+    hidden_blc = attended_blc.add_(_repeat_like(attended_blc, hidden_blc))
 
     inner_blc = run(block.ff.net[0], run(block.norm3, hidden_blc))
-    return hidden_blc + run(block.ff.net[2], inner_blc)
+    return run(block.ff.net[2], inner_blc).add_(hidden_blc)
 
 
 def _project_keys_and_values(attention: Attention, states_bsc: torch.Tensor, run: RunLayer) -> KeysAndValues:
