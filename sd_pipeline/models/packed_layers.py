@@ -24,6 +24,7 @@ from torch import nn
 
 from sd_pipeline.models.channels_last_norm import channels_last_group_norm
 from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d, is_pixelwise
+from sd_pipeline.models.small_map_convolution import SmallMapConv2d
 
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
@@ -66,7 +67,8 @@ class PackedLayers:
 
     def __init__(self, network: nn.Module) -> None:
         # Those of 1x1 convolutions stay as they are.
-        weights = [module.weight for module in network.modules() if type(module) is nn.Conv2d]
+        convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+        weights = [layer.weight for layer in convolutions if type(layer) is not PixelwiseConv2d]
         num_bytes = sum(weight.nbytes for weight in weights)
         self._packs_convolutions = num_bytes <= _MOST_PACKED_BYTES
         self.most_bytes = num_bytes if self._packs_convolutions else 0
@@ -90,7 +92,7 @@ class PackedLayers:
 
     def _pack(self, layer: Any, shape: torch.Size) -> Layer:
         kind = type(layer)
-        if kind in (nn.Conv2d, PixelwiseConv2d) and _is_plain(layer) and _is_packable(layer.weight):
+        if kind in (nn.Conv2d, PixelwiseConv2d, SmallMapConv2d) and _is_plain(layer) and _is_packable(layer.weight):
             if is_pixelwise(layer):
                 return _pack_pixelwise_convolution(layer, shape)
             if self._packs_convolutions and _num_multiplications(layer.weight, shape) >= _FEWEST_MULTIPLICATIONS:

@@ -11,7 +11,6 @@ from diffusers.models.attention import BasicTransformerBlock, FeedForward
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 from diffusers.models.unets import unet_2d_blocks
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.models.upsampling import Upsample2D
@@ -19,6 +18,8 @@ from torch import nn
 
 from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d
 from sd_pipeline.models.resnet_block import ResnetBlock2D
+from sd_pipeline.models.small_map_convolution import SmallMapConv2d
+from sd_pipeline.models.transformer_2d import Transformer2DModel
 from sd_pipeline.models.unet_2d_condition import SDAttnProcessor, SDUNet2DConditionModel
 
 _BLOCKS: dict[str, set[str | None]] = {
@@ -62,6 +63,7 @@ _KINDS_OF_MODULES = {
     *(getattr(unet_2d_blocks, name) for names in _BLOCKS.values() for name in names if name),
     ResnetBlock2D,
     PixelwiseConv2d,
+    SmallMapConv2d,
     Downsample2D,
     Upsample2D,
     Transformer2DModel,

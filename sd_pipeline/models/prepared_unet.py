@@ -17,11 +17,11 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 from diffusers.models.downsampling import Downsample2D
-from diffusers.models.transformers.transformer_2d import Transformer2DModel
 
 from sd_pipeline.models.attention import scaled_dot_product_attention
 from sd_pipeline.models.packed_layers import PackedLayers, RunLayer, call_layer
 from sd_pipeline.models.resnet_block import LARGEST_CHANNELS_LAST_BATCH, ResnetBlock2D
+from sd_pipeline.models.transformer_2d import Transformer2DModel
 from sd_pipeline.models.unet_2d_condition import SDUNet2DConditionModel
 
 KeysAndValues = tuple[torch.Tensor, torch.Tensor]

@@ -13,6 +13,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from sd_pipeline.models.attention import scaled_dot_product_attention
 from sd_pipeline.models.pixelwise_convolution import multiply_pixels
 from sd_pipeline.models.resnet_block import skip_divisions_by_one
+from sd_pipeline.models.small_map_convolution import multiply_patches
+from sd_pipeline.models.transformer_2d import keep_sequences
 from sd_pipeline.stock_config import StockConfigMixin
 from sd_pipeline.stock_weights import SafetensorsMixin, refuse_pickled_file, safetensors_only
 
@@ -24,8 +26,8 @@ class SDUNet2DConditionModel(StockConfigMixin, SafetensorsMixin, UNet2DCondition
     """Predict the noise (or x_0, v, the posterior mean) in latents, given a timestep and the embedding of a caption.
 
     A subclass of diffusers' `UNet2DConditionModel` with its weights, its configuration and, to the bit, its outputs.
-    Only under autocast on a CPU does it differ: there attention runs in float32 and 1x1 convolutions are matrix
-    products, both because training takes less time that way.
+    Only under autocast on a CPU does it differ, by rounding: there attention runs in float32, and 1x1 convolutions and
+    gradients of the weights of small maps are matrix products, because training takes less time that way.
 
     Args:
         args: As in `UNet2DConditionModel`.
@@ -76,6 +78,8 @@ class SDUNet2DConditionModel(StockConfigMixin, SafetensorsMixin, UNet2DCondition
         self.set_default_attn_processor()
         skip_divisions_by_one(self)
         multiply_pixels(self)
+        multiply_patches(self)
+        keep_sequences(self)
 
     @classmethod
     def from_single_file(cls, pretrained_model_link_or_path_or_dict: Any = None, **kwargs: Any) -> Self:

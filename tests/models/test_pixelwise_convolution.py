@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d, multiply_pixels
+from sd_pipeline.models.small_map_convolution import SmallMapConv2d
 from tests.components import tiny_unet
 
 
@@ -66,5 +67,5 @@ def test_under_autocast_outputs_and_gradients_differ_by_rounding(bias, side, mem
 def test_the_u_net_has_them_and_keeps_its_keys():
     unet = tiny_unet()
     kinds = {type(module) for module in unet.modules() if isinstance(module, nn.Conv2d)}
-    assert kinds == {nn.Conv2d, PixelwiseConv2d}
+    assert kinds == {nn.Conv2d, PixelwiseConv2d, SmallMapConv2d}
     assert type(unet.down_blocks[0].attentions[0].proj_in) is PixelwiseConv2d
