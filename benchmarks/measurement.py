@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -81,6 +82,8 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Time functions in turn, so that what else the machine does meets all of them alike.
 
+    The turns are shuffled: what one leaves behind, such as memory given back to the system, costs the next one.
+
     Args:
         functions (mapping): What to time, by name.
         repetitions (`int`): How often each is timed.
@@ -93,10 +96,11 @@ def interleaved(
         for function in functions.values():
             function()
     seconds: dict[str, list[float]] = {name: [] for name in functions}
+    chance = random.Random(0)
     for _ in range(repetitions):
-        for name, function in functions.items():
+        for name in chance.sample(list(functions), len(functions)):
             started = time.perf_counter()
-            function()
+            functions[name]()
             seconds[name].append(time.perf_counter() - started)
     return seconds
 

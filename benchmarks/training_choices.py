@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from diffusers.models.resnet import ResnetBlock2D as StockResnetBlock2D
+from diffusers.models.transformers.transformer_2d import Transformer2DModel as StockTransformer2DModel
 from torch import nn
 
 from benchmarks.compared_models import SHAPES
 from benchmarks.stepped_training import USUAL_MEMORY, FixedPrecision, KeptImages, SteppedTrainer
 from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d
 from sd_pipeline.models.resnet_block import ResnetBlock2D
+from sd_pipeline.models.small_map_convolution import SmallMapConv2d
+from sd_pipeline.models.transformer_2d import Transformer2DModel
 from sd_pipeline.models.unet_2d_condition import SDAttnProcessor
 from training.config import TrainConfig
 from training.engine.ema import AveragedWeights
@@ -141,16 +144,18 @@ def with_divisions(run: Run) -> SteppedTrainer:
     return trainer
 
 
-def with_plain_convolutions(run: Run) -> SteppedTrainer:
-    """Let 1x1 convolutions be convolutions.
+def with_stock_layers(run: Run, kind: type[nn.Module], stock: type[nn.Module]) -> SteppedTrainer:
+    """Let layers of one kind be those of torch or diffusers.
 
     Args:
         run (`Run`): With all choices.
+        kind (`type`): Of the U-Net here.
+        stock (`type`): What it is made of.
     """
     trainer = run.trainer()
     for module in trainer.task.unet.modules():
-        if type(module) is PixelwiseConv2d:
-            module.__class__ = nn.Conv2d
+        if type(module) is kind:
+            module.__class__ = stock
     return trainer
 
 
@@ -173,6 +178,10 @@ TAKEN_BACK: dict[str, Callable[[Run], SteppedTrainer]] = {
     "fused AdamW": with_default_adamw,
     "average of all weights at once": with_looped_average,
     "no division by 1.0": with_divisions,
-    "1x1 convolutions as matrix products": with_plain_convolutions,
+    "1x1 convolutions as matrix products": partial(with_stock_layers, kind=PixelwiseConv2d, stock=nn.Conv2d),
+    "sequences around transformers": partial(
+        with_stock_layers, kind=Transformer2DModel, stock=StockTransformer2DModel
+    ),
+    "gradients of small maps as matrix products": partial(with_stock_layers, kind=SmallMapConv2d, stock=nn.Conv2d),
     "freed memory kept": with_usual_memory,
 }
