@@ -40,7 +40,7 @@ from benchmarks.limits import matmul_rows
 from benchmarks.machine import default_device
 from benchmarks.measurement import Conditions, Row, Spread, interleaved, rate_row, synchronised
 from benchmarks.stepped_training import FixedPrecision, KeptImages, SteppedTrainer, kept_images, shapes_config
-from benchmarks.training_choices import TAKEN_BACK, Run
+from benchmarks.training_choices import STOCK_LAYERS, TAKEN_BACK, Run, WithStockLayers
 from benchmarks.training_pairs import Pair, autoencoder_pair, stock_diffusion, text_encoder_pair
 from training.config import TrainConfig
 
@@ -121,6 +121,8 @@ def diffusion_rows(conditions: Conditions, run: Run, limits: dict[str, float]) -
         trained[f"stock {precision}"] = stock_diffusion(ours, run.config, run.images, accelerator)
     choices = {} if conditions.is_tiny else TAKEN_BACK
     trained |= {choice: take_back(run) for choice, take_back in choices.items()}
+    layers = {} if conditions.is_tiny else STOCK_LAYERS
+    trained |= {choice: WithStockLayers(ours, *kinds) for choice, kinds in layers.items()}
     seconds = _seconds(conditions, trained)
     images = _updates(conditions) * ours.settings.train_batch_size
     gflop = gflop_of(ours)
@@ -129,7 +131,7 @@ def diffusion_rows(conditions: Conditions, run: Run, limits: dict[str, float]) -
     for precision in _PRECISIONS:
         row = make(name=f"diffusion, bfloat16; diffusers {precision}", other=seconds[f"stock {precision}"])
         found.append(dataclasses.replace(row, note=_share(row, gflop, limits["bfloat16"])))
-    for choice in choices:
+    for choice in (*choices, *layers):
         row = make(name=f"diffusion, gain of {choice}", other=seconds[choice])
         found.append(dataclasses.replace(row, note="beside this package without that"))
     return found

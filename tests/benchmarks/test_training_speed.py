@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.measurement import Conditions
 from benchmarks.stepped_training import FixedPrecision, kept_images, shapes_config
-from benchmarks.training_choices import TAKEN_BACK, Run
+from benchmarks.training_choices import STOCK_LAYERS, TAKEN_BACK, Run, WithStockLayers
 from benchmarks.training_pairs import autoencoder_pair, stock_diffusion, text_encoder_pair
 
 CPU = torch.device("cpu")
@@ -62,3 +62,15 @@ def test_a_choice_that_is_taken_back_changes_the_result_by_rounding_at_most(run,
     weights = full.task.model.state_dict()
     for name, value in without.task.model.state_dict().items():
         torch.testing.assert_close(value, weights[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("choice", STOCK_LAYERS)
+def test_layers_are_stock_ones_only_while_they_are_timed(run, choice):
+    trainer, (kind, stock) = run.trainer(), STOCK_LAYERS[choice]
+    layers = [module for module in trainer.task.model.modules() if type(module) is kind]
+    assert layers
+    seen = set()
+    layers[0].register_forward_pre_hook(lambda layer, inputs: seen.add(type(layer)))
+    WithStockLayers(trainer, kind, stock).advance(1)
+    assert seen == {stock}
+    assert {type(layer) for layer in layers} == {kind}
