@@ -1,6 +1,6 @@
 """Images a second of each stage: this package's training, and that of diffusers' and transformers' parts.
 
-    python benchmarks/training_speed.py [--repetitions 7]
+    python benchmarks/training_speed.py [--repetitions 7] [--without_choices]
 
 Both train networks of the same kind and size, from the same weights, on the same images, in one process, in turn: some
 updates of one, some updates of the other. Images are in memory, so that neither reads files. The diffusion stage is a
@@ -63,11 +63,12 @@ class Trained(Protocol):
         """
 
 
-def rows(conditions: Conditions) -> list[Row]:
+def rows(conditions: Conditions, with_choices: bool = True) -> list[Row]:
     """Measure the section `training`.
 
     Args:
         conditions (`Conditions`): How.
+        with_choices (`bool`, defaults to `True`): Whether to measure what each choice of the diffusion stage gains.
     """
     limits = {name: row.spread.median for row in matmul_rows(conditions) for name in _PRECISIONS if name in row.name}
     found = []
@@ -76,7 +77,8 @@ def rows(conditions: Conditions) -> list[Row]:
         images = kept_images(config)
         for name, build in _STAGES.items():
             found += stage_rows(conditions, name, partial(build, config, images), limits)
-        found += diffusion_rows(conditions, Run(config, images, conditions.device), limits)
+        run = Run(config, images, conditions.device)
+        found += diffusion_rows(conditions, run, limits, with_choices and not conditions.is_tiny)
     return found
 
 
@@ -106,22 +108,23 @@ def stage_rows(
     return found
 
 
-def diffusion_rows(conditions: Conditions, run: Run, limits: dict[str, float]) -> list[Row]:
+def diffusion_rows(conditions: Conditions, run: Run, limits: dict[str, float], with_choices: bool) -> list[Row]:
     """Measure the diffusion stage, and what each choice gains.
 
     Args:
         conditions (`Conditions`): How.
         run (`Run`): Ours, with all choices.
         limits (`dict[str, float]`): Matrix products in GFLOP/s, by precision.
+        with_choices (`bool`): Whether to measure the latter.
     """
     ours = run.trainer()
     trained: dict[str, Trained] = {"ours": ours}
     for precision, word in _PRECISIONS.items():
         accelerator = FixedPrecision(word, conditions.device)
         trained[f"stock {precision}"] = stock_diffusion(ours, run.config, run.images, accelerator)
-    choices = {} if conditions.is_tiny else TAKEN_BACK
+    choices = TAKEN_BACK if with_choices else {}
     trained |= {choice: take_back(run) for choice, take_back in choices.items()}
-    layers = {} if conditions.is_tiny else STOCK_LAYERS
+    layers = STOCK_LAYERS if with_choices else {}
     trained |= {choice: WithStockLayers(ours, *kinds) for choice, kinds in layers.items()}
     seconds = _seconds(conditions, trained)
     images = _updates(conditions) * ours.settings.train_batch_size
@@ -175,11 +178,12 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=7, help="of each measurement (default: %(default)s)")
     parser.add_argument("--tiny", action="store_true", help="only see that everything runs")
+    parser.add_argument("--without_choices", action="store_true", help="leave out what single choices gain")
     options = parser.parse_args(arguments)
     diffusers.utils.logging.set_verbosity_error()
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     print(f"{'':<55}{'images/s':>22}{'compared with':>22}{'times as fast':>20}")
-    for row in rows(Conditions(options.repetitions, default_device(), options.tiny)):
+    for row in rows(Conditions(options.repetitions, default_device(), options.tiny), not options.without_choices):
         columns = [_column(spread) for spread in (row.spread, row.baseline, row.ratio)]
         print(f"{row.name:<55}{columns[0]:>22}{columns[1]:>22}{columns[2]:>20}  {row.note}")
 
