@@ -17,7 +17,7 @@ class PixelwiseConv2d(nn.Conv2d):
     """A 1x1 convolution: `torch.nn.Conv2d`, to the bit, but under autocast on a CPU.
 
     There forward and backward pass are written as matrix products, which take half to nine tenths of the time. Results
-    differ by the rounding of autocast's dtype. It is made by `multiply_pixels`, so it has no constructor of its own.
+    differ by the rounding of autocast's dtype. It is made by `specialise_layers`, so it has no constructor of its own.
     """
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
@@ -47,14 +47,3 @@ def is_pixelwise(layer: nn.Conv2d) -> bool:
         layer (`torch.nn.Conv2d`): Any.
     """
     return (*layer.kernel_size, *layer.stride, layer.groups, *layer.padding) == (1, 1, 1, 1, 1, 0, 0)
-
-
-def multiply_pixels(network: nn.Module) -> None:
-    """Turn 1x1 convolutions into `PixelwiseConv2d`, in place: the same objects with the same weights.
-
-    Args:
-        network (`torch.nn.Module`): What contains them.
-    """
-    for module in network.modules():
-        if type(module) is nn.Conv2d and is_pixelwise(module):
-            module.__class__ = PixelwiseConv2d

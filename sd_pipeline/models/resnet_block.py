@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from diffusers.models.resnet import ResnetBlock2D as StockResnetBlock2D
-from torch import nn
 
 from sd_pipeline.models.packed_layers import RunLayer, call_layer
 
@@ -20,7 +19,7 @@ class ResnetBlock2D(StockResnetBlock2D):
     """Two normalised 3x3 convolutions around a skip connection (He et al. 2016), told of the timestep in between.
 
     With its weights and, to the bit, the outputs and gradients of diffusers' block. It is made out of that by
-    `skip_divisions_by_one`, so it has no constructor of its own.
+    `specialise_layers`, so it has no constructor of its own.
     """
 
     def forward(self, input_tensor: torch.Tensor, temb: torch.Tensor | None) -> torch.Tensor:
@@ -99,14 +98,3 @@ class ResnetBlock2D(StockResnetBlock2D):
             raise ValueError("temb must be given where time_embedding_norm is 'scale_shift'")
         scale_bc11, shift_bc11 = time_projection.chunk(2, dim=1)
         return run(self.norm2, hidden_bchw) * (1 + scale_bc11) + shift_bc11
-
-
-def skip_divisions_by_one(network: nn.Module) -> None:
-    """Turn diffusers' ResNet blocks into ours, in place: the same objects with the same layers.
-
-    Args:
-        network (`torch.nn.Module`): What contains them.
-    """
-    for module in network.modules():
-        if type(module) is StockResnetBlock2D:
-            module.__class__ = ResnetBlock2D

@@ -20,7 +20,7 @@ class SmallMapConv2d(nn.Conv2d):
     """A 3x3 convolution that keeps height and width: `torch.nn.Conv2d`, to the bit, but under autocast on a CPU.
 
     There, on maps of up to 7x7 pixels, forward and backward pass together take half to nine tenths of the time.
-    Gradients of weights differ by the rounding of autocast's dtype. It is made by `multiply_patches`, so it has no
+    Gradients of weights differ by the rounding of autocast's dtype. It is made by `specialise_layers`, so it has no
     constructor of its own.
     """
 
@@ -84,17 +84,11 @@ def patches(features_bchw: torch.Tensor) -> torch.Tensor:
     return padded_bhwc.as_strided(size, stride).reshape(batch_size * height * width, 9 * channels)
 
 
-def multiply_patches(network: nn.Module) -> None:
-    """Turn 3x3 convolutions that keep height and width into `SmallMapConv2d`, in place: the same objects and weights.
+def keeps_size(layer: nn.Conv2d) -> bool:
+    """Tell whether a convolution is 3x3 and leaves height and width as they are.
 
     Args:
-        network (`torch.nn.Module`): What contains them.
+        layer (`torch.nn.Conv2d`): Any.
     """
-    for module in network.modules():
-        if type(module) is nn.Conv2d and _keeps_size(module):
-            module.__class__ = SmallMapConv2d
-
-
-def _keeps_size(layer: nn.Conv2d) -> bool:
     geometry = (*layer.kernel_size, *layer.stride, *layer.dilation, layer.groups, *layer.padding, layer.padding_mode)
     return geometry == (3, 3, 1, 1, 1, 1, 1, 1, 1, "zeros")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from diffusers.models.transformers.transformer_2d import Transformer2DModel as StockTransformer2DModel
-from torch import nn
 
 from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d
 
@@ -18,7 +17,7 @@ class Transformer2DModel(StockTransformer2DModel):
 
     With the weights and, to the bit, the outputs of diffusers' class, but under autocast on a CPU: there pixels become
     a sequence before the first convolution, and a feature map again after the last one, where diffusers' class goes to
-    and fro. Results differ by the rounding of autocast's dtype. It is made by `keep_sequences`, so it has no
+    and fro. Results differ by the rounding of autocast's dtype. It is made by `specialise_layers`, so it has no
     constructor of its own.
     """
 
@@ -54,14 +53,3 @@ class Transformer2DModel(StockTransformer2DModel):
 
 def _project(layer: PixelwiseConv2d, states_blc: torch.Tensor) -> torch.Tensor:
     return F.linear(states_blc, layer.weight.flatten(1), layer.bias)
-
-
-def keep_sequences(network: nn.Module) -> None:
-    """Turn diffusers' transformers into ours, in place: the same objects with the same layers.
-
-    Args:
-        network (`torch.nn.Module`): What contains them.
-    """
-    for module in network.modules():
-        if type(module) is StockTransformer2DModel:
-            module.__class__ = Transformer2DModel

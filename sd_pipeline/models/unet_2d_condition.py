@@ -11,10 +11,7 @@ from diffusers.models.attention_processor import Attention, AttnAddedKVProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from sd_pipeline.models.attention import scaled_dot_product_attention
-from sd_pipeline.models.pixelwise_convolution import multiply_pixels
-from sd_pipeline.models.resnet_block import skip_divisions_by_one
-from sd_pipeline.models.small_map_convolution import multiply_patches
-from sd_pipeline.models.transformer_2d import keep_sequences
+from sd_pipeline.models.layer_kinds import specialise_layers
 from sd_pipeline.stock_config import StockConfigMixin
 from sd_pipeline.stock_weights import SafetensorsMixin, refuse_pickled_file, safetensors_only
 
@@ -76,10 +73,7 @@ class SDUNet2DConditionModel(StockConfigMixin, SafetensorsMixin, UNet2DCondition
             if isinstance(value, int) and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.set_default_attn_processor()
-        skip_divisions_by_one(self)
-        multiply_pixels(self)
-        multiply_patches(self)
-        keep_sequences(self)
+        specialise_layers(self)
 
     @classmethod
     def from_single_file(cls, pretrained_model_link_or_path_or_dict: Any = None, **kwargs: Any) -> Self:

@@ -14,7 +14,8 @@ from torch import nn
 
 from benchmarks.kernel_counts import Work, work_of, work_of_unet
 from sd_pipeline import SDUNet2DConditionModel
-from sd_pipeline.models.resnet_block import ResnetBlock2D, skip_divisions_by_one
+from sd_pipeline.models.layer_kinds import specialise_layers
+from sd_pipeline.models.resnet_block import ResnetBlock2D
 from tests.models.test_unet_2d_condition import TINY
 
 UNCONDITIONAL = {
@@ -127,7 +128,7 @@ def test_every_kind_of_block_equals_diffusers_to_the_bit(arguments, batch_size, 
     layout = torch.channels_last if is_channels_last else torch.contiguous_format
     stock = StockResnetBlock2D(**{"in_channels": 8, "temb_channels": 16, "groups": 4, "dropout": 0.2, **arguments})
     ours = nn.Sequential(copy.deepcopy(stock))
-    skip_divisions_by_one(ours)
+    specialise_layers(ours)
     features = torch.randn(batch_size, 8, 4, 4).to(memory_format=layout)
     embedding = None if stock.time_emb_proj is None else torch.randn(batch_size, 16)
 
@@ -149,7 +150,7 @@ def test_a_block_that_scales_needs_an_embedding():
     block = nn.Sequential(
         StockResnetBlock2D(in_channels=8, groups=4, temb_channels=None, time_embedding_norm="scale_shift")
     )
-    skip_divisions_by_one(block)
+    specialise_layers(block)
     with pytest.raises(ValueError, match="temb must be given where time_embedding_norm is 'scale_shift'"):
         block[0](torch.randn(1, 8, 4, 4), None)
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d, multiply_pixels
+from sd_pipeline.models.layer_kinds import specialise_layers
+from sd_pipeline.models.pixelwise_convolution import PixelwiseConv2d
 from sd_pipeline.models.small_map_convolution import SmallMapConv2d
 from tests.components import tiny_unet
 
@@ -17,20 +18,20 @@ def pair(bias: bool = True) -> tuple[nn.Conv2d, nn.Conv2d]:
     torch.manual_seed(0)
     plain = nn.Conv2d(12, 20, 1, bias=bias)
     network = nn.Sequential(copy.deepcopy(plain))
-    multiply_pixels(network)
+    specialise_layers(network)
     return plain, network[0]
 
 
 def test_only_plain_1x1_convolutions_change():
     others = [
-        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 4, 3),
         nn.Conv2d(4, 4, 1, stride=2),
         nn.Conv2d(4, 4, 1, padding=1),
         nn.Conv2d(4, 4, 1, groups=2),
         nn.Linear(4, 4),
     ]
     network = nn.ModuleList([nn.Conv2d(4, 4, 1), *others])
-    multiply_pixels(network)
+    specialise_layers(network)
     assert [type(layer) for layer in network] == [PixelwiseConv2d, *map(type, others)]
 
 

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sd_pipeline.models.small_map_convolution import SmallMapConv2d, multiply_patches, patches
+from sd_pipeline.models.layer_kinds import specialise_layers
+from sd_pipeline.models.small_map_convolution import SmallMapConv2d, patches
 from tests.components import tiny_unet
 
 
@@ -17,13 +18,12 @@ def pair() -> tuple[nn.Conv2d, nn.Conv2d]:
     torch.manual_seed(0)
     plain = nn.Conv2d(12, 20, 3, padding=1)
     network = nn.Sequential(copy.deepcopy(plain))
-    multiply_patches(network)
+    specialise_layers(network)
     return plain, network[0]
 
 
 def test_only_convolutions_that_keep_the_size_change():
     others = [
-        nn.Conv2d(4, 4, 1),
         nn.Conv2d(4, 4, 3),
         nn.Conv2d(4, 4, 3, padding=1, stride=2),
         nn.Conv2d(4, 4, 3, padding=1, groups=2),
@@ -33,7 +33,7 @@ def test_only_convolutions_that_keep_the_size_change():
         nn.Linear(4, 4),
     ]
     network = nn.ModuleList([nn.Conv2d(4, 4, 3, padding=1), *others])
-    multiply_patches(network)
+    specialise_layers(network)
     assert [type(layer) for layer in network] == [SmallMapConv2d, *map(type, others)]
     kinds = {type(module) for module in tiny_unet().modules() if isinstance(module, nn.Conv2d)}
     assert SmallMapConv2d in kinds

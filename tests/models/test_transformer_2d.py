@@ -10,8 +10,8 @@ from diffusers.models.transformers.transformer_2d import Transformer2DModel as S
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
-from sd_pipeline.models.pixelwise_convolution import multiply_pixels
-from sd_pipeline.models.transformer_2d import Transformer2DModel, keep_sequences
+from sd_pipeline.models.layer_kinds import specialise_layers
+from sd_pipeline.models.transformer_2d import Transformer2DModel
 from tests.components import tiny_unet
 
 
@@ -26,8 +26,7 @@ def pair(use_linear_projection: bool) -> tuple[nn.Module, nn.Module]:
         use_linear_projection=use_linear_projection,
     )
     ours = nn.Sequential(copy.deepcopy(stock))
-    multiply_pixels(ours)
-    keep_sequences(ours)
+    specialise_layers(ours)
     assert type(ours[0]) is Transformer2DModel
     return stock, ours[0]
 

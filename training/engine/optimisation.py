@@ -77,9 +77,10 @@ class Optimisation:
         norm = global_norm([parameter.grad for parameter in self._parameters if parameter.grad is not None])
         # Most norms are small, and a multiplication by 1 goes through all gradients. On an accelerator it is cheaper
         # than to wait for the norm.
-        if norm.device.type != "cpu" or not whole(norm) <= self.max_grad_norm:
+        whole_norm = whole(norm)
+        if norm.device.type != "cpu" or not whole_norm <= self.max_grad_norm:
             torch.nn.utils.clip_grads_with_norm_(self._parameters, self.max_grad_norm, norm)
-        return whole(norm)
+        return whole_norm
 
     def update(self, step: int, is_skipped: bool = False) -> None:
         """Make update number `step`, counted from 1, unless it `is_skipped`, and forget the gradients."""

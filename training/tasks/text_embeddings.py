@@ -27,14 +27,6 @@ class TextEmbeddings:
 
     Attributes:
         hidden_states (`torch.Tensor` of shape `(num_captions, length, width)`): On the CPU.
-
-    Example:
-        ```python
-        >>> embeddings = TextEmbeddings(["a two", "a three"], tokenizer, text_encoder)  # doctest: +SKIP
-        >>> embeddings(["a three", "", "a three"]).shape  # doctest: +SKIP
-        torch.Size([3, 77, 768])
-
-        ```
     """
 
     @torch.no_grad()
